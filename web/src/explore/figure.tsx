@@ -5,7 +5,7 @@ import { className, percent, short, whole } from "../format";
 import type { Network, Part, View } from "./document";
 import { BAND, type Box, type Drawing, layout, type Line } from "./figure_layout";
 import { type Cost, get, select, set, t, useChosen } from "./state";
-import { briefName, kindText, shapeText, share, shareText } from "./words";
+import { briefName, kindText, shapesText, shapeText, share, shareText } from "./words";
 
 const COSTS: Cost[] = ["parameters", "macs", "bytes", "ms"];
 
@@ -47,7 +47,7 @@ export function Figure({ network, views, label }: Props) {
       {cost && <Legend cost={cost} network={network} most={most} />}
       <div class="figure-scroll scroll">
         <div class="figure-area" ref={area} />
-        <Ends class="figure-in" network={network} views={views} width={drawing?.width} />
+        <Ends views={views} width={drawing?.width} />
         {drawing && <Tree drawing={drawing} network={network} cost={cost} most={most} />}
         <ol class="figure-out" style={drawing ? { width: `${drawing.width}px` } : {}} aria-label={t("figure.classes", { count: whole(network.classes) })}>
           {views.map((view, index) => (
@@ -62,13 +62,12 @@ export function Figure({ network, views, label }: Props) {
 }
 
 /** The pictures that go in at the top. */
-function Ends({ network, views, width, class: name }: { network: Network; views: View[]; width: number | undefined; class: string }) {
+function Ends({ views, width }: { views: View[]; width: number | undefined }) {
   return (
-    <div class={name} style={width ? { width: `${width}px` } : {}}>
+    <div class="figure-in" style={width ? { width: `${width}px` } : {}}>
       {views.map((view, index) => (
         <img key={index} src={view.photo.input} alt={t("figure.input", { name: view.photo.name })} />
       ))}
-      <span class="number">{shapeText(network.input)}</span>
     </div>
   );
 }
@@ -276,19 +275,22 @@ function Lines({ drawing }: { drawing: Drawing }) {
 }
 
 function Arrow({ line }: { line: Line }) {
-  const { points, shape } = line;
+  const { points, shapes } = line;
   const [x, y] = points.at(-1)!;
   const [before] = points.at(-2)!;
   const isSideways = before !== x;
   const head = isSideways ? `M${x - 4},${y - 3.5}L${x},${y}L${x - 4},${y + 3.5}` : `M${x - 3.5},${y - 5}L${x},${y - 0.5}L${x + 3.5},${y - 5}`;
   const isTight = line.room < 130;
+  const text = shapes.length ? shapesText(shapes, isTight) : "";
+  const room = text.length * (isTight ? 5.6 : 6.4) + 6;
   return (
     <>
       <path class={`line ${line.kind}`} d={`M${points.map((point) => point.join(",")).join("L")}`} />
       <path class={`line ${line.kind} tip`} d={head} />
-      {shape && (
-        <text x={x} y={y - 16} text-anchor="middle" class={isTight ? "tight" : ""}>
-          {shapeText(shape, isTight)}
+      {text && <rect x={x - room / 2} y={y - 25} width={room} height={16} />}
+      {text && (
+        <text x={x} y={y - 13} text-anchor="middle" class={isTight ? "tight" : ""}>
+          {text}
         </text>
       )}
     </>

@@ -24,8 +24,8 @@ export interface Box {
 export interface Line {
   /** From where to where, downwards. */
   points: [number, number][];
-  /** What goes along it. */
-  shape: readonly number[] | null;
+  /** Of what goes along it; several are of what is read together. */
+  shapes: readonly (readonly number[])[];
   room: number;
   kind: "next" | "shortcut";
 }
@@ -45,12 +45,12 @@ export interface Drawing {
   height: number;
 }
 
-export const HEAD: Record<Level, number> = { stage: 52, block: 46, layer: 46, operation: 34 };
-const OPEN = 36;
-const GAP = 34;
+export const HEAD: Record<Level, number> = { stage: 42, block: 42, layer: 42, operation: 32 };
+const OPEN = 34;
+const GAP = 30;
 const INNER = 12;
+const SPACE = 8;
 const TRACK = 20;
-const MOST_TRACKS = 3;
 export const BAND = 26;
 const NARROWEST = 78;
 
@@ -63,7 +63,7 @@ export function layout(network: Network, unfolded: ReadonlySet<string>, width: n
   const bottom = new Placing(parts, unfolded, drawing).place(top, { x: 0, y: 0, width: needed, level: 1, shape: network.input });
   drawing.height = bottom + GAP;
   const shape = parts.get(top.at(-1)!)!.shape;
-  drawing.lines.push({ points: [[needed / 2, bottom], [needed / 2, drawing.height]], shape, room: needed, kind: "next" });
+  drawing.lines.push({ points: [[needed / 2, bottom], [needed / 2, drawing.height]], shapes: [shape], room: needed, kind: "next" });
   return drawing;
 }
 
@@ -72,7 +72,7 @@ interface Room {
   y: number;
   width: number;
   level: number;
-  /** Of what comes in at the top. */
+  /** Of what comes in at the top, where that is not told already. */
   shape: readonly number[] | null;
 }
 
@@ -85,207 +85,165 @@ class Placing {
 
   /** Put these siblings into the room; the bottom of the last. */
   place(ids: readonly string[], room: Room): number {
-    const plan = planOf(ids, this.parts);
+    const siblings = ids.map((id) => this.parts.get(id)!);
+    const plan = planOf(siblings);
     const { boxes, lines, bands } = this.drawing;
-    const bottoms: number[] = [];
-    const centres: number[] = [];
-    const lanes = new Map<number, number>();
-    const isBand = plan.tracks > MOST_TRACKS;
-    const margin = isBand ? BAND + 14 : 0;
+    const mine: Box[] = [];
+    let lanes = new Map<number, number>();
     let floor = room.y;
-    ids.forEach((id, i) => {
-      const part = this.parts.get(id)!;
-      const { column, columns, passing, reads } = plan.nodes[i]!;
-      const free = room.width - (isBand ? margin : TRACK * passing.length);
-      const each = (free - 8 * (columns - 1)) / columns;
-      const x = room.x + column * (each + 8);
-      // Below all that it reads and what stands in its column.
-      const over = columns === 1 ? floor : Math.max(lanes.get(column) ?? 0, ...reads.map((from) => (from < 0 ? room.y : bottoms[from]!)));
-      const y = over + GAP;
-      if (columns === 1) lanes.clear();
-      const open = this.unfolded.has(id) && part.children.length > 0;
-      const box: Box = {
-        part,
-        x,
-        y,
-        width: each,
-        height: HEAD[part.level],
-        head: open ? OPEN : HEAD[part.level],
-        open,
-        level: room.level,
-        place: i + 1,
-        of: ids.length,
-      };
+    siblings.forEach((part, i) => {
+      const node = plan[i]!;
+      const each = (room.width - node.beside - SPACE * (node.columns - 1)) / node.columns;
+      const x = room.x + node.column * (each + SPACE);
+      // Below all that it reads, and what stands in its column.
+      if (node.columns === 1) lanes = new Map();
+      const start = (read: Read): number => (read.from < 0 ? room.y : mine[read.from]!.y + mine[read.from]!.height);
+      const over = node.columns === 1 ? floor : Math.max(lanes.get(node.column) ?? room.y, ...node.reads.map(start));
+      const isFirst = over === room.y && !room.shape && node.reads.every((read) => read.shapes.length < 2);
+      const y = over + (isFirst ? GAP / 2 : GAP);
+      const open = this.unfolded.has(part.id) && part.children.length > 0;
+      const head = open ? OPEN : HEAD[part.level];
+      const box: Box = { part, x, y, width: each, height: head, head, open, level: room.level, place: i + 1, of: ids.length };
       boxes.push(box);
+      mine.push(box);
       if (open) {
-        const inner = { x: x + INNER, y: y + OPEN - 14, width: each - 2 * INNER, level: room.level + 1, shape: null };
+        const inner = { x: x + INNER, y: y + OPEN, width: each - 2 * INNER, level: room.level + 1, shape: null };
         const bottom = this.place(part.children, inner);
         box.height = bottom + INNER - y;
-        lines.push({ points: [[x + each / 2, bottom], [x + each / 2, bottom + INNER]], shape: null, room: 0, kind: "next" });
+        const end = mine.at(-1)!.x + each / 2;
+        lines.push({ points: [[end, bottom], [end, bottom + INNER]], shapes: [], room: 0, kind: "next" });
       }
-      bottoms.push(y + box.height);
-      centres.push(x + each / 2);
-      lanes.set(column, y + box.height);
+      lanes.set(node.column, y + box.height);
       floor = Math.max(floor, y + box.height);
-      if (!isBand || reads.length < 2) {
-        for (const from of reads) {
-          const start = from < 0 ? room.y : bottoms[from]!;
-          const shape = from < 0 ? room.shape : this.parts.get(ids[from]!)!.shape;
-          const track = plan.track(from, i);
-          if (track >= 0 && !isBand) {
-            const right = room.x + room.width - TRACK * track - TRACK / 2;
-            lines.push({ points: [[right, start], [right, y]], shape: null, room: 0, kind: "shortcut" });
-          } else {
-            // Between a wide box and one of several columns, the line stands over the column.
-            const isFromColumn = from >= 0 && plan.nodes[from]!.columns > 1;
-            const [above, below] = [isFromColumn ? centres[from]! : x + each / 2, columns > 1 || !isFromColumn ? x + each / 2 : centres[from]!];
-            const turn = y - GAP / 2;
-            lines.push({
-              points: above === below ? [[above, start], [below, y]] : [[above, start], [above, turn], [below, turn], [below, y]],
-              shape,
-              room: isFromColumn ? boxes.find((box) => box.part.id === ids[from])!.width : each,
-              kind: "next",
-            });
-          }
+      const inBand: number[][] = [];
+      for (const read of node.reads) {
+        if (read.track === null) {
+          // Between a wide box and one of several columns, the line stands over the column.
+          const source = read.from >= 0 && plan[read.from]!.columns > 1 ? mine[read.from]! : null;
+          const below = node.columns === 1 && source ? source.x + source.width / 2 : x + each / 2;
+          const above = source ? source.x + source.width / 2 : below;
+          const turn = y - GAP / 2;
+          const shapes = read.from >= 0 || room.shape || read.shapes.length > 1 ? read.shapes : [];
+          lines.push({
+            points: above === below ? [[above, start(read)], [below, y]] : [[above, start(read)], [above, turn], [below, turn], [below, y]],
+            shapes,
+            room: source?.width ?? each,
+            kind: "next",
+          });
+        } else if (read.isInBand) inBand.push(...read.shapes);
+        else {
+          const at = room.x + room.width - TRACK * read.track - TRACK / 2;
+          lines.push({ points: [[at, start(read)], [at, y]], shapes: [], room: 0, kind: "shortcut" });
         }
       }
+      if (inBand.length) {
+        const [at, turn, from] = [x + each * 0.8, y - GAP / 2, room.x + room.width - BAND];
+        lines.push({ points: [[from, turn], [at, turn], [at, y]], shapes: [], room: each, kind: "shortcut" });
+      }
     });
-    if (isBand) bands.push(this.band(ids, plan, bottoms, room));
+    if (plan.some((node) => node.reads.some((read) => read.isInBand))) bands.push(this.band(plan, mine, room));
     return floor;
   }
 
-  private band(ids: readonly string[], plan: Plan, bottoms: readonly number[], room: Room): Band {
+  /** The band of a dense block: each result joins it below its box. */
+  private band(plan: readonly Node[], boxes: readonly Box[], room: Room): Band {
     const x = room.x + room.width - BAND;
-    const { boxes, lines } = this.drawing;
-    const mine = new Map(boxes.map((box) => [box.part.id, box]));
-    const channels = ids.map((id) => this.parts.get(id)!.shape[0] ?? 0);
-    const own = this.parts.get(ids[0]!)!;
-    const sums = ids.map((_, i) => plan.nodes[i]!.reads.reduce((sum, from) => sum + (from < 0 ? 0 : channels[from]!), 0));
-    const widest = Math.max(1, ...sums, channels.reduce((sum, each) => sum + each, 0));
+    const sources = new Map<number, { channels: number; last: number }>();
+    plan.forEach((node, i) => {
+      for (const { from, isInBand, shapes } of node.reads) if (isInBand) sources.set(from, { channels: shapes[0]?.[0] ?? 0, last: i });
+    });
+    const all = [...sources.values()].reduce((sum, { channels }) => sum + channels, 0) || 1;
     const steps: Band["steps"] = [];
     let sum = 0;
-    ids.forEach((id, i) => {
-      const box = mine.get(id)!;
-      if (plan.nodes[i]!.reads.length > 1) {
-        const centre = box.x + box.width / 2;
-        lines.push({
-          points: [[x, box.y - GAP / 2], [centre, box.y - GAP / 2], [centre, box.y]],
-          shape: own.shape.length === 3 ? [sums[i]!, ...own.shape.slice(1)] : null,
-          room: box.width,
-          kind: "next",
-        });
+    let last = 0;
+    for (const [from, source] of [...sources].sort(([a], [b]) => a - b)) {
+      const box = boxes[from];
+      const y = box ? box.y + box.height + 8 : room.y + 4;
+      if (box) {
+        const at = box.x + box.width - 14;
+        this.drawing.lines.push({ points: [[at, box.y + box.height], [at, y], [x, y]], shapes: [], room: 0, kind: "shortcut" });
       }
-      if (plan.isRead[i]) {
-        const out = bottoms[i]! - Math.min(12, box.height / 3);
-        lines.push({ points: [[box.x + box.width, out], [x, out]], shape: null, room: 0, kind: "shortcut" });
-        sum += channels[i]!;
-        steps.push({ y: out - 3, share: sum / widest });
-      }
-    });
-    return { x, steps, bottom: bottoms.at(-1)! - 2 };
+      sum += source.channels;
+      last = Math.max(last, source.last);
+      steps.push({ y: y - 3, share: sum / all });
+    }
+    return { x, steps, bottom: boxes[last]!.y - GAP / 2 + 4 };
   }
+}
+
+interface Read {
+  /** Place of the sibling; −1 is what comes in at the top. */
+  from: number;
+  shapes: number[][];
+  /** Place at the right where it passes by others; null if it goes straight down. */
+  track: number | null;
+  isInBand: boolean;
 }
 
 interface Node {
   column: number;
   columns: number;
-  /** Sources of what passes by at the right. */
-  passing: number[];
-  /** Places of the siblings that it reads; −1 is what comes in at the top. */
-  reads: number[];
+  reads: Read[];
+  /** Room at its right for what passes by. */
+  beside: number;
 }
 
-interface Plan {
-  nodes: Node[];
-  tracks: number;
-  isRead: boolean[];
-  /** Which track the result of `from` takes to `to`; −1 if it goes straight down. */
-  track(from: number, to: number): number;
-}
-
-/** How siblings depend on each other. */
-function planOf(ids: readonly string[], parts: ReadonlyMap<string, Part>): Plan {
-  const place = new Map(ids.map((id, i) => [id, i]));
-  const told = ids.some((id) => parts.get(id)!.reads.length > 0);
-  const reads = ids.map((id, i) => {
-    if (!told) return [i - 1];
-    const found = new Set(parts.get(id)!.reads.map((from) => place.get(from) ?? -1).filter((from) => from < i));
-    return found.size ? [...found].sort((a, b) => a - b) : [-1];
+/** Columns and tracks of siblings, from the ranks and lanes that the document gives. */
+function planOf(siblings: readonly Part[]): Node[] {
+  const place = new Map(siblings.map((part, i) => [part.id, i]));
+  const rankOf = (from: number): number => (from < 0 ? -1 : siblings[from]!.rank);
+  const nodes: Node[] = siblings.map((part) => {
+    const reads = new Map<number, Read>();
+    part.reads.forEach((id, k) => {
+      const from = place.get(id) ?? -1;
+      const read = reads.get(from) ?? { from, shapes: [], track: null, isInBand: false };
+      read.shapes.push(part.read_shapes[k]!);
+      const lane = part.read_lanes[k]!;
+      // Beside all columns unless it goes on in that of its source or comes in that of its reader.
+      const isBeside = lane !== part.lane && lane !== siblings[from]?.lane && part.rank - rankOf(from) > 1;
+      if (isBeside) read.track = lane;
+      reads.set(from, read);
+    });
+    return { column: 0, columns: 1, reads: [...reads.values()], beside: 0 };
   });
-  // What each depends on, directly or not.
-  const before: Set<number>[] = [];
-  reads.forEach((froms) => {
-    const all = new Set<number>();
-    for (const from of froms) {
-      if (from < 0) continue;
-      all.add(from);
-      for (const each of before[from]!) all.add(each);
-    }
-    before.push(all);
-  });
-  const isSolo = ids.map((_, i) => ids.every((__, j) => j === i || (j < i ? before[i]!.has(j) : before[j]!.has(i))));
-  // Runs of parts that stand in columns.
-  const columnOf = new Array<number>(ids.length).fill(0);
-  const columnsOf = new Array<number>(ids.length).fill(1);
-  for (let start = 0; start < ids.length; ) {
-    if (isSolo[start]) {
-      start += 1;
-      continue;
-    }
+  const passing = (rank: number, isWanted: (read: Read) => boolean): Read[] =>
+    nodes.flatMap((node, i) => node.reads.filter((read) => rankOf(read.from) < rank && rank < siblings[i]!.rank && isWanted(read)));
+  const byRank = new Map<number, number[]>();
+  siblings.forEach((part, i) => byRank.set(part.rank, [...(byRank.get(part.rank) ?? []), i]));
+  const ranks = [...byRank.keys()].sort((a, b) => a - b);
+  const isWide = (rank: number): boolean => byRank.get(rank)!.length === 1 && !passing(rank, (read) => read.track === null).length;
+  for (let start = 0; start < ranks.length; start += 1) {
     let end = start;
-    const lasts: number[] = [];
-    for (; end < ids.length && !isSolo[end]; end += 1) {
-      const found = lasts.findIndex((last) => reads[end]!.includes(last));
-      const column = found < 0 ? lasts.length : found;
-      lasts[column] = end;
-      columnOf[end] = column;
-    }
-    columnsOf.fill(lasts.length, start, end);
+    while (end < ranks.length && !isWide(ranks[end]!)) end += 1;
+    if (end === start) continue;
+    const group = ranks.slice(start, end).flatMap((rank) => byRank.get(rank)!);
+    const lanes = [...new Set(group.map((i) => siblings[i]!.lane))].sort((a, b) => a - b);
+    for (const i of group) Object.assign(nodes[i]!, { column: lanes.indexOf(siblings[i]!.lane), columns: lanes.length });
     start = end;
   }
-  // An edge goes straight down if nothing stands in its way: else it takes a track at the right.
-  const inWay = (from: number, to: number): number[] => {
-    const found: number[] = [];
-    for (let i = from + 1; i < to; i += 1) {
-      const same = columnsOf[i] === 1 || (columnsOf[to]! > 1 && columnOf[i] === columnOf[to]) || (from >= 0 && columnsOf[from]! > 1 && columnOf[i] === columnOf[from]);
-      // A wide box over columns that all stand in the way of an edge that goes by all of them.
-      const wide = columnsOf[to] === 1 && (from < 0 || columnsOf[from] === 1);
-      if (same || wide) found.push(i);
-    }
-    return found;
-  };
-  const passing = ids.map(() => [] as number[]);
-  const taken = new Set<string>();
-  reads.forEach((froms, to) => {
-    for (const from of froms) {
-      const way = inWay(from, to);
-      if (!way.length) continue;
-      taken.add(`${from} ${to}`);
-      for (const i of way) if (!passing[i]!.includes(from)) passing[i]!.push(from);
-    }
+  // Several results in one lane are a band; other lanes become tracks, from the right.
+  const beside = nodes.flatMap((node) => node.reads.filter((read) => read.track !== null));
+  const sources = new Map<number, Set<number>>();
+  for (const read of beside) sources.set(read.track!, (sources.get(read.track!) ?? new Set()).add(read.from));
+  for (const read of beside) read.isInBand = sources.get(read.track!)!.size > 2;
+  const lanes = [...sources.keys()].sort((a, b) => b - a);
+  const hasBand = beside.some((read) => read.isInBand);
+  for (const read of beside) read.track = lanes.indexOf(read.track!);
+  nodes.forEach((node, i) => {
+    const tracks = passing(siblings[i]!.rank, (read) => read.track !== null && !read.isInBand).map((read) => read.track!);
+    node.beside = hasBand ? BAND + 10 : tracks.length ? TRACK * (Math.max(...tracks) + 1) : 0;
   });
-  // The part that a line leaves or reaches stands under or over it, so only those between make room.
-  const widest = passing.map((each) => each.length);
-  const sources = [...new Set([...taken].map((each) => Number(each.split(" ")[0])))];
-  const trackOf = new Map(sources.map((from) => [from, Math.min(...passing.map((each) => (each.includes(from) ? each.indexOf(from) : Infinity)))]));
-  const isRead = ids.map((_, i) => reads.some((froms, to) => froms.includes(i) && to > i));
-  return {
-    nodes: ids.map((_, i) => ({ column: columnOf[i]!, columns: columnsOf[i]!, passing: passing[i]!, reads: reads[i]! })),
-    tracks: Math.max(0, ...widest),
-    isRead,
-    track: (from, to) => (taken.has(`${from} ${to}`) ? trackOf.get(from)! : -1),
-  };
+  return nodes;
 }
 
 /** The least width at which the columns can be read. */
 function widthOf(ids: readonly string[], parts: ReadonlyMap<string, Part>, unfolded: ReadonlySet<string>): number {
-  const plan = planOf(ids, parts);
+  const siblings = ids.map((id) => parts.get(id)!);
   return Math.max(
-    ...ids.map((id, i) => {
-      const part = parts.get(id)!;
-      const inner = unfolded.has(id) && part.children.length ? widthOf(part.children, parts, unfolded) + 2 * INNER : NARROWEST;
-      const { columns } = plan.nodes[i]!;
-      return columns * inner + 8 * (columns - 1) + (plan.tracks > MOST_TRACKS ? BAND + 14 : TRACK * plan.nodes[i]!.passing.length);
+    ...planOf(siblings).map(({ columns, beside }, i) => {
+      const part = siblings[i]!;
+      const inner = unfolded.has(part.id) && part.children.length ? widthOf(part.children, parts, unfolded) + 2 * INNER : NARROWEST;
+      return columns * inner + SPACE * (columns - 1) + beside;
     }),
   );
 }

@@ -4,8 +4,8 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { className, percent } from "../format";
 import { Icon } from "../views/icons";
 import type { Part } from "./document";
-import { hasText, page, select, t, useChosen } from "./state";
-import { kindText, shapeText } from "./words";
+import { page, select, t, useChosen } from "./state";
+import { kindText, roleText, shapeText } from "./words";
 
 const MOST = 12;
 
@@ -18,12 +18,8 @@ interface Hit {
 
 /** All parts of all networks once each, and the words by which they are found. */
 const parts: Part[] = [...new Map(page.networks.flatMap((network) => network.parts).map((part) => [part.id, part])).values()];
-const roleOf = (part: Part): string => (part as Part & { role?: string }).role ?? "";
-
 function wordsOf(part: Part): string {
-  const role = roleOf(part);
-  const said = role && hasText(`role.${role}`) ? t(`role.${role}`) : "";
-  return `${part.name} ${kindText(part)} ${part.type} ${role} ${said} ${part.id}`.toLowerCase();
+  return [part.name, part.type, part.role, kindText(part), roleText(part)].join(" ").toLowerCase();
 }
 
 /** How well a part fits, less is better; 9 is not at all. Of equal ones the outer comes first. */
@@ -32,7 +28,7 @@ function rank(part: Part, wanted: string, words: readonly string[], text: string
   if (name === wanted) return 0;
   if (name.endsWith(`.${wanted}`)) return 1;
   if (name.startsWith(wanted)) return 2;
-  if (roleOf(part).toLowerCase() === wanted || part.type.toLowerCase() === wanted) return 3;
+  if (part.role === wanted || part.type.toLowerCase() === wanted) return 3;
   return words.every((word) => text.includes(word)) ? 4 : 9;
 }
 
@@ -57,7 +53,7 @@ export function find(wanted: string): { hits: Hit[]; count: number } {
   const hits = found.slice(0, MOST).map(({ part }) => ({
     key: part.id,
     title: part.name || part.type,
-    detail: [t(`level.${part.level}`), kindText(part), shapeText(part.shape)].filter(Boolean).join(" · "),
+    detail: [t(`level.${part.level}`), roleText(part), kindText(part), shapeText(part.shape)].filter(Boolean).join(" · "),
     open: () => select(part.id),
   }));
   return { hits: [...classes.slice(0, 4), ...hits].slice(0, MOST), count: found.length + classes.length };

@@ -10,6 +10,16 @@ export function shapeText(shape: readonly number[], isTight = false): string {
   return [...space, channels].join(isTight ? "×" : " × ");
 }
 
+/** Of several that are read together: 56 × 56 × (64 + 32 + 32). */
+export function shapesText(shapes: readonly (readonly number[])[], isTight = false): string {
+  const [first] = shapes;
+  if (shapes.length === 1) return shapeText(first!, isTight);
+  const channels = shapes.map((shape) => shape[0]!);
+  const shown = channels.length > 3 ? [channels[0]!, "…", channels.at(-1)!] : channels;
+  const [, ...space] = first!;
+  return [...space, `(${shown.join(" + ")})`].join(isTight ? "×" : " × ");
+}
+
 /** A part's share of the network's parameters, MACs, bytes or time. */
 export function share(part: Part, network: Network, cost: Cost): number {
   const [own, all] = [part[cost], network[cost]];
@@ -18,12 +28,18 @@ export function share(part: Part, network: Network, cost: Cost): number {
 
 export const shareText = (part: Part, network: Network, cost: Cost): string => percent(share(part, network, cost));
 
-/** The name within its parent: conv1 of layer1.0.conv1. */
+/** The name within its parent: conv1 of layer1.0.conv1, but all of layer1.0. */
 export function briefName(part: Part, parent: Part | undefined): string {
   const within = parent && part.name.startsWith(`${parent.name}.`) ? part.name.slice(parent.name.length + 1) : part.name;
-  return within || part.type;
+  return (/^\d+$/.test(within) ? part.name : within) || roleText(part) || kindText(part);
 }
 
-/** What the part is: "3 × Bottleneck", "3×3 conv, stride 2". */
-export const kindText = (part: Part): string =>
-  part.label.map(({ key, values, count }) => (count > 1 ? `${count} × ` : "") + t(key, values)).join(t("label.separator"));
+/** What the part is: "Bottleneck", "3 × Bottleneck", "3×3 conv, stride 2". */
+export function kindText(part: Part): string {
+  const names = part.label.map(({ key, values, count }) => (count > 1 ? `${count} × ${t(key, values)}` : t(key, values)));
+  const stride = /stride (\S+)/.exec(part.detail)?.[1];
+  return [names.join(t("label.separator")), stride ? t("figure.stride", { stride }) : ""].filter(Boolean).join(t("label.separator"));
+}
+
+/** What it does in its block: "expand". */
+export const roleText = (part: Part): string => (part.role && hasText(`role.${part.role}`) ? t(`role.${part.role}`) : "");
