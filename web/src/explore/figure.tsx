@@ -5,7 +5,7 @@ import { className, percent, short, whole } from "../format";
 import type { Network, Part, View } from "./document";
 import { BAND, type Box, type Drawing, layout, type Line } from "./figure_layout";
 import { type Cost, get, select, set, t, useChosen } from "./state";
-import { briefName, kindText, shapesText, shapeText, share, shareText } from "./words";
+import { descriptionText, figureTexts, shapesText, shapeText, share, shareText } from "./words";
 
 const COSTS: Cost[] = ["parameters", "macs", "bytes", "ms"];
 
@@ -66,7 +66,9 @@ function Ends({ views, width }: { views: View[]; width: number | undefined }) {
   return (
     <div class="figure-in" style={width ? { width: `${width}px` } : {}}>
       {views.map((view, index) => (
-        <img key={index} src={view.photo.input} alt={t("figure.input", { name: view.photo.name })} />
+        <span key={index}>
+          <img src={view.photo.input} alt="" /> {view.photo.name}
+        </span>
       ))}
     </div>
   );
@@ -221,27 +223,29 @@ interface ItemProps {
 function Item({ box, network, parent, cost, most, selected, focusable }: ItemProps) {
   const { part } = box;
   const isNarrow = box.width < 150;
-  const part_of_all = cost ? shareText(part, network, cost) : "";
+  const [title, detail] = figureTexts(part, parent);
   const said = [
     part.name,
-    kindText(part),
+    descriptionText(part),
     t("figure.output", { shape: shapeText(part.shape) }),
-    cost ? t("figure.share", { share: part_of_all, cost: t(`cost.${cost}`) }) : "",
-  ];
+    cost ? t("figure.share", { share: shareText(part, network, cost), cost: t(`cost.${cost}`) }) : "",
+  ]
+    .filter(Boolean)
+    .join(t("label.separator"));
   const heat = cost && most && !box.open ? Math.sqrt(share(part, network, cost) / most) : 0;
   return (
     <div
       role="treeitem"
       data-part={part.id}
       class={`part part-${part.level} ${box.open ? "open" : ""} ${cost && !box.open ? "hot" : ""} ${isNarrow ? "narrow" : ""}`}
-      aria-label={said.filter(Boolean).join(", ")}
+      aria-label={said}
       aria-level={box.level}
       aria-posinset={box.place}
       aria-setsize={box.of}
       aria-selected={selected}
       {...(part.children.length ? { "aria-expanded": box.open } : {})}
       tabIndex={focusable ? 0 : -1}
-      title={`${said.filter(Boolean).join("\n")}`}
+      title={said}
       style={{ left: `${box.x}px`, top: `${box.y}px`, width: `${box.width}px`, height: `${box.height}px`, "--heat": String(heat) }}
     >
       <div class="part-head" style={{ height: `${box.head}px` }}>
@@ -251,10 +255,10 @@ function Item({ box, network, parent, cost, most, selected, focusable }: ItemPro
           </span>
         )}
         <span class="part-words">
-          <b>{briefName(part, parent)}</b>
-          <span class="part-kind">{isNarrow && cost ? part_of_all : kindText(part)}</span>
+          <b>{title}</b>
+          <span class="part-kind">{isNarrow && cost ? shareText(part, network, cost) : detail}</span>
         </span>
-        {!isNarrow && cost && <span class="part-share number">{part_of_all}</span>}
+        {!isNarrow && cost && <span class="part-share number">{shareText(part, network, cost)}</span>}
       </div>
     </div>
   );

@@ -5,7 +5,7 @@ import { className, percent } from "../format";
 import { Icon } from "../views/icons";
 import type { Part } from "./document";
 import { page, select, t, useChosen } from "./state";
-import { kindText, roleText, shapeText } from "./words";
+import { descriptionText, kindText, roleText, shapeText } from "./words";
 
 const MOST = 12;
 
@@ -53,7 +53,7 @@ export function find(wanted: string): { hits: Hit[]; count: number } {
   const hits = found.slice(0, MOST).map(({ part }) => ({
     key: part.id,
     title: part.name || part.type,
-    detail: [t(`level.${part.level}`), roleText(part), kindText(part), shapeText(part.shape)].filter(Boolean).join(" · "),
+    detail: [t(`level.${part.level}`), descriptionText(part), shapeText(part.shape)].filter(Boolean).join(" · "),
     open: () => select(part.id),
   }));
   return { hits: [...classes.slice(0, 4), ...hits].slice(0, MOST), count: found.length + classes.length };

@@ -28,10 +28,24 @@ export function share(part: Part, network: Network, cost: Cost): number {
 
 export const shareText = (part: Part, network: Network, cost: Cost): string => percent(share(part, network, cost));
 
-/** The name within its parent: conv1 of layer1.0.conv1, but all of layer1.0. */
-export function briefName(part: Part, parent: Part | undefined): string {
+/** The name within its parent: conv1 of layer1.0.conv1; all of layer1.0, whose own name is a number. */
+function briefName(part: Part, parent: Part | undefined): string {
   const within = parent && part.name.startsWith(`${parent.name}.`) ? part.name.slice(parent.name.length + 1) : part.name;
-  return (/^\d+$/.test(within) ? part.name : within) || roleText(part) || kindText(part);
+  const own = part.level === "block" ? within.slice(within.lastIndexOf(".") + 1) : within;
+  return /^\d+$/.test(own) ? part.name : own;
+}
+
+const SIGNS: Record<string, string> = { addition: "⊕", concatenation: "Ⓒ", product: "⊗" };
+
+/** Title and second line in the figure: a stage or block by its name, a layer by what it is, as in the papers. */
+export function figureTexts(part: Part, parent: Part | undefined): [string, string] {
+  const name = briefName(part, parent);
+  if (part.level === "stage" || part.level === "block") return [name, kindText(part)];
+  const role = roleText(part);
+  const kind = kindText(part);
+  const sign = SIGNS[part.role];
+  const names = [kind.includes(role) || role.includes(kind) ? "" : role, name].filter(Boolean).join(" · ");
+  return [sign ? `${sign} ${kind}` : kind, names];
 }
 
 /** What the part is: "Bottleneck", "3 × Bottleneck", "3×3 conv, stride 2". */
@@ -43,3 +57,9 @@ export function kindText(part: Part): string {
 
 /** What it does in its block: "expand". */
 export const roleText = (part: Part): string => (part.role && hasText(`role.${part.role}`) ? t(`role.${part.role}`) : "");
+
+/** Role and kind: "expand · 1×1 conv"; the one that says it all where they are the same. */
+export function descriptionText(part: Part): string {
+  const [role, kind] = [roleText(part), kindText(part)];
+  return !role || kind.includes(role) || part.level === "block" ? kind : `${role} · ${kind}`;
+}
