@@ -1,7 +1,7 @@
 /** The frame of the page: the photo and the answer, the network's figure, and the part that is selected. */
 
 import { useEffect } from "preact/hooks";
-import { className, percent } from "../format";
+import { baseName, className, percent } from "../format";
 import type { Document, Network, View } from "./document";
 import { Figure } from "./figure";
 import { Header, Weights } from "./header";
@@ -72,7 +72,7 @@ function ViewLabel({ view }: { view: View }) {
   if (page.views.length < 2) return null;
   return (
     <p class="view-label">
-      <span class="view-mark">{letter(view)}</span> <b>{networkOf(view).name}</b> · {view.photo.name} · <Weights network={networkOf(view)} />
+      <span class="view-mark">{letter(view)}</span> <b>{networkOf(view).name}</b> · {baseName(view.photo.name)} · <Weights network={networkOf(view)} />
     </p>
   );
 }
@@ -80,10 +80,10 @@ function ViewLabel({ view }: { view: View }) {
 function Overview({ view }: { view: View }) {
   const network = networkOf(view);
   return (
-    <section class="panel overview" aria-label={t("page.overview", { photo: view.photo.name })}>
+    <section class="panel overview" aria-label={t("page.overview", { photo: baseName(view.photo.name) })}>
       <ViewLabel view={view} />
       <div class="overview-parts">
-        {OVERVIEW.length === 0 && <img class="overview-photo" src={view.photo.picture} alt={view.photo.name} />}
+        {OVERVIEW.length === 0 && <img class="overview-photo" src={view.photo.picture} alt={baseName(view.photo.name)} />}
         {OVERVIEW.map((Panel, index) => (
           <Panel key={index} view={view} network={network} />
         ))}

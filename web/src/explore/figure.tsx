@@ -1,7 +1,7 @@
 /** The network as its paper draws it, from the photo to the classes: stages that unfold to blocks, layers, operations. */
 
 import { useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
-import { className, percent, short, whole } from "../format";
+import { baseName, className, percent, short, whole } from "../format";
 import type { Network, Part, View } from "./document";
 import { BAND, type Box, type Drawing, layout, type Line } from "./figure_layout";
 import { type Cost, get, select, set, t, useChosen } from "./state";
@@ -67,7 +67,7 @@ function Ends({ views, width }: { views: View[]; width: number | undefined }) {
     <div class="figure-in" style={width ? { width: `${width}px` } : {}}>
       {views.map((view, index) => (
         <span key={index}>
-          <img src={view.photo.input} alt="" /> {view.photo.name}
+          <img src={view.photo.input} alt="" /> {baseName(view.photo.name)}
         </span>
       ))}
     </div>
@@ -186,13 +186,9 @@ function Tree({ drawing, network, cost, most }: TreeProps) {
           const part = element && parts.get(element.dataset["part"]!);
           if (!part) return;
           setFocused(part.id);
-          if ((event.target as Element).closest(".twist")) toggle(part);
+          // The sign is too small to be hit in a narrow box: there, and anywhere, choosing the part again unfolds it.
+          if ((event.target as Element).closest(".twist") || part.id === get().selected) toggle(part);
           else select(part.id);
-        }}
-        onDblClick={(event) => {
-          const element = (event.target as Element).closest<HTMLElement>("[data-part]");
-          const part = element && parts.get(element.dataset["part"]!);
-          if (part && !(event.target as Element).closest(".twist")) toggle(part);
         }}
       >
         {items}
@@ -237,7 +233,7 @@ function Item({ box, network, parent, cost, most, selected, focusable }: ItemPro
     <div
       role="treeitem"
       data-part={part.id}
-      class={`part part-${part.level} ${box.open ? "open" : ""} ${cost && !box.open ? "hot" : ""} ${isNarrow ? "narrow" : ""}`}
+      class={`part part-${part.level} ${box.open ? "open" : ""} ${cost && !box.open ? "hot" : ""} ${isNarrow ? "narrow" : ""} ${box.width < 100 ? "narrowest" : ""}`}
       aria-label={said}
       aria-level={box.level}
       aria-posinset={box.place}

@@ -48,11 +48,11 @@ export interface Drawing {
 export const HEAD: Record<Level, number> = { stage: 42, block: 42, layer: 42, operation: 32 };
 const OPEN = 34;
 const GAP = 30;
-const INNER = 12;
+const INNER = 9;
 const SPACE = 8;
 const TRACK = 20;
 export const BAND = 26;
-const NARROWEST = 78;
+const NARROWEST = 68;
 
 /** The figure of a network at this width; wider where the columns need it. */
 export function layout(network: Network, unfolded: ReadonlySet<string>, width: number): Drawing {

@@ -35,7 +35,7 @@ function briefName(part: Part, parent: Part | undefined): string {
   return /^\d+$/.test(own) ? part.name : own;
 }
 
-const SIGNS: Record<string, string> = { addition: "⊕", concatenation: "Ⓒ", product: "⊗" };
+const SIGNS: Record<string, string> = { addition: "⊕", concatenation: "∥", product: "⊗" };
 
 /** Title and second line in the figure: a stage or block by its name, a layer by what it is, as in the papers. */
 export function figureTexts(part: Part, parent: Part | undefined): [string, string] {
