@@ -8,6 +8,7 @@ from torch import nn
 
 import vertebra
 from vertebra.anatomy.kernels import build_kernels
+from vertebra.anatomy.measurement import operation_times
 from vertebra.errors import UsageError
 
 
@@ -25,6 +26,13 @@ def test_every_kernel_gets_a_time(taken, executor):
     assert 0 < low <= found.total_ms <= high
     assert json.loads(json.dumps(found.to_dict()))["runs"] == found.runs >= 3
     assert anatomy.to_frame(measurement=found).measured_ms.notna().sum() == len(found.rows)
+
+
+def test_rough_times_are_of_the_same_operations(taken):
+    anatomy = taken("mobilenet_v2", 64)
+    found = operation_times(anatomy.subject, seconds=0.01)
+    assert found.keys() == anatomy.measure("torch", seconds=0.01).rows.keys()
+    assert min(found.values()) >= 0 < sum(found.values())
 
 
 def test_torch_measures_what_has_several_inputs():

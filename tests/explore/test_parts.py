@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from vertebra.anatomy import Anatomy, inspect
 from vertebra.errors import UsageError
 from vertebra.explore.page import texts
-from vertebra.explore.parts import INPUT, Part, Parts, build_parts, find_part, leaves
+from vertebra.explore.parts import INPUT, Part, Parts, add_times, build_parts, find_part, leaves, sum_of_times
 from vertebra.graph import trace as tracer
 from vertebra.graph.cost import Kind
 from vertebra.models import list_models
@@ -296,3 +296,17 @@ def test_a_part_that_is_not_there(name: str) -> None:
         find_part(named("resnet18")[1], name)
     if name == "layer1.0.conv9":
         assert "Did you mean 'layer1.0.conv" in str(failure.value)
+
+
+def test_times_are_those_of_the_rows() -> None:
+    parts = parts_of(Towers(), 8)[1]
+    measured = dict.fromkeys(range(5), 2.0)
+    add_times(parts, measured)
+    stages = [part for part in parts.values() if part.parent is None]
+    assert sum_of_times(stages) == 10.0
+    assert parts["stage/head"].ms is None  # none of its rows was timed
+    left = parts["stage/left"]
+    assert left.ms == sum_of_times(parts[child] for child in left.children) == 2.0 * len(left.rows)
+    assert sum_of_times([parts["stage/head"]]) is None
+    add_times(parts, {})
+    assert sum_of_times(parts.values()) is None

@@ -113,6 +113,24 @@ def _events_by_row(events: Sequence[Mapping[str, Any]]) -> list[dict[int, float]
 
 
 def _measure_in_torch(subject: Subject, rows: Sequence[Row], seconds: float) -> Measurement:
+    trace, run = _prepare_in_torch(subject)
+    with torch.inference_mode():
+        totals = _time_runs(run, seconds / 2)
+    by_row = _time_operations(trace, run, seconds / 2, _WARM_UP_RUNS, _MIN_RUNS)
+    return _to_measurement(EAGER, totals, by_row, build_kernels(rows, EAGER))
+
+
+def operation_times(subject: Subject, seconds: float = 0.5) -> dict[int, float]:
+    """Roughly the ms of each row in torch, by its index: the median of at least two runs after a first one.
+
+    Takes a third of the runs of `measure`, for when the operations are compared and the network is not timed itself.
+    """
+    trace, run = _prepare_in_torch(subject)
+    return _medians(_time_operations(trace, run, seconds, 0, 2))
+
+
+def _prepare_in_torch(subject: Subject) -> tuple[Graph, Callable[[], Any]]:
+    """The operations of the network, and a function that runs it; it has run once."""
     trace = tracer.trace_network(subject.network, subject.args, subject.kwargs)
     network = _materialize(subject.network)
     args, kwargs = tree_map_only(Tensor, _random_like, (subject.args, subject.kwargs))
@@ -124,20 +142,24 @@ def _measure_in_torch(subject: Subject, rows: Sequence[Row], seconds: float) -> 
             f"{subject.name} runs on shapes, but not on random values: {type(error).__name__}: {error} Register its "
             "tensors as buffers, and avoid operations that depend on values."
         ) from error
-    with torch.inference_mode():
-        totals = _time_runs(lambda: network(*args, **kwargs), seconds / 2)
+    return trace, lambda: network(*args, **kwargs)
+
+
+def _time_operations(
+    trace: Graph, run: Callable[[], Any], seconds: float, warm_up: int, least: int
+) -> list[dict[int, float]]:
+    """Seconds of each row, for each run after the first `warm_up`."""
     runs: list[list[float]] = []
     names: list[str] = []
     with torch.no_grad():
-        end = time.perf_counter() + seconds / 2
-        while len(runs) < _WARM_UP_RUNS + _MIN_RUNS or time.perf_counter() < end:
+        end = time.perf_counter() + seconds
+        while len(runs) < warm_up + least or time.perf_counter() < end:
             with _OperationTimer() as timer:
-                network(*args, **kwargs)
+                run()
             names = timer.names
             runs.append(timer.seconds)
     row_of = _rows_of_calls(names, trace)
-    by_row = [_sum_by_key(row_of, seconds_of_calls) for seconds_of_calls in runs[_WARM_UP_RUNS:]]
-    return _to_measurement(EAGER, totals, by_row, build_kernels(rows, EAGER))
+    return [_sum_by_key(row_of, seconds_of_calls) for seconds_of_calls in runs[warm_up:]]
 
 
 class _OperationTimer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -240,12 +262,17 @@ def _to_measurement(
     # An executor may name a fused kernel after any of its rows.
     main = {row.index: kernel.main.index for kernel in kernels for row in kernel.rows}
     runs = [_sum_by_key([main.get(row, row) for row in run], list(run.values())) for run in by_row]
-    rows = sorted({row for run in runs for row in run})
     return Measurement(
         executor=executor,
         threads=torch.get_num_threads(),
         runs=len(totals),
         total_ms=middle * 1e3,
         quartiles_ms=(low * 1e3, high * 1e3),
-        rows={row: statistics.median(run.get(row, 0.0) for run in runs) * 1e3 for row in rows},
+        rows=_medians(runs),
     )
+
+
+def _medians(runs: Sequence[Mapping[int, float]]) -> dict[int, float]:
+    """ms of each row, from seconds of each run."""
+    rows = sorted({row for run in runs for row in run})
+    return {row: statistics.median(run.get(row, 0.0) for run in runs) * 1e3 for row in rows}

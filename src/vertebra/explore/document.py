@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vertebra.graph.cost import Kind
 from vertebra.progress import Progress, silent
 
 from .activation_histograms import activation_histograms
@@ -16,7 +17,9 @@ from .dense_block_sources import dense_block_sources
 from .feature_maps import encode_maps, strongest_channels
 from .fields import fields
 from .layer_formula import layer_formulas
+from .notes import Note
 from .observation import Observation, Structure
+from .parts import sum_of_times
 from .residual_additions import residual_additions
 from .vectors import vectors
 from .worked_values import worked
@@ -93,7 +96,7 @@ def build_document(
         "language": options.language,
         "networks": [network(structure) for structure in structures],
         "views": views,
-        "notes": [],
+        "notes": [note.to_dict() for structure in structures for note in structure_notes(structure)],
     }
 
 
@@ -110,9 +113,20 @@ def network(structure: Structure) -> dict[str, Any]:
         "parameters": anatomy.parameters,
         "macs": anatomy.macs,
         "bytes": anatomy.bytes,
-        "ms": None,
+        "ms": sum_of_times(part for part in structure.parts.values() if part.parent is None),
         "parts": [part.to_dict() for part in structure.parts.values()],
+        "unused": [
+            {"name": row.name, "type": row.module_type, "parameters": row.parameters}
+            for row in anatomy.rows
+            if row.kind is Kind.UNUSED
+        ],
     }
+
+
+def structure_notes(structure: Structure) -> list[Note]:
+    """What has to be known of a network's figure."""
+    is_generic = structure.graph.stages is None
+    return [Note("note.generic", {"name": structure.subject.name})] if is_generic else []
 
 
 def predictions(observation: Observation) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from vertebra.files import wrap_write_errors, write_durably
 from vertebra.progress import Progress, silent
 
 from .document import Options, build_document
-from .observation import build_structure, observe
+from .observation import build_structure, observe, time_parts
 from .page import render_page
 from .photo import read_photo
 from .subject import load_subject
@@ -76,5 +76,6 @@ def explore(
     options = Options(language=language, values=tuple(values))
     structure = build_structure(load_subject(model))
     require_cells([structure], options.values)
+    time_parts(structure)
     seen = observe(structure, read_photo(photo, structure.subject.preprocessing))
     return Exploration(build_document([seen], options, progress))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from functools import cached_property
 
 from torch import Tensor
 
 from vertebra.anatomy import Anatomy, inspect
+from vertebra.anatomy.measurement import operation_times
+from vertebra.errors import UsageError
 from vertebra.graph import trace as tracer
 from vertebra.graph.ir import Graph, Node
 from vertebra.graph.rows import nodes_with_costs
 from vertebra.introspect.operation_values import Contributions, OperationValues, operation_values
 
-from .parts import Part, build_parts
+from .parts import Part, add_times, build_parts
 from .photo import Photo
 from .subject import Subject, network_input
 
@@ -67,6 +70,12 @@ def build_structure(subject: Subject) -> Structure:
     anatomy = inspect(subject.network, side)
     graph = tracer.trace_network(anatomy.subject.network, anatomy.subject.args, anatomy.subject.kwargs)
     return Structure(subject, anatomy, graph, build_parts(anatomy.rows, graph.modules))
+
+
+def time_parts(structure: Structure) -> None:
+    """Time the operations in torch on this machine, in half a second or three runs; nothing where that fails."""
+    with contextlib.suppress(UsageError):
+        add_times(structure.parts, operation_times(structure.anatomy.subject))
 
 
 def observe(structure: Structure, photo: Photo) -> Observation:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Literal
@@ -67,15 +67,13 @@ class Part:
 Parts = dict[str, Part]
 
 
-def build_parts(
-    rows: Sequence[Row], modules: Mapping[str, Module], measured: Mapping[int, float] | None = None
-) -> Parts:
+def build_parts(rows: Sequence[Row], modules: Mapping[str, Module]) -> Parts:
     """All parts by id, parents before their children, in the order in which they run.
 
-    rows: of an `Anatomy`; modules: of its graph; measured: ms by row.
+    rows: of an `Anatomy`; modules: of its graph.
     """
     running = [row for row in rows if row.kind is not Kind.UNUSED]
-    tree = _Tree(running, modules, measured or {})
+    tree = _Tree(running, modules)
     for stage, each in groupby(running, lambda row: row.stage):
         tree.add_stage(stage, list(each))
     _connect(tree.parts, running)
@@ -100,6 +98,19 @@ def find_part(parts: Parts, name: str) -> Part:
     raise UsageError(f"the network has no part {name!r}. {suggest(name, known)}".rstrip())
 
 
+def add_times(parts: Parts, measured: Mapping[int, float]) -> None:
+    """Write the time of each part, from ms by row; None where none of its rows has one."""
+    for part in parts.values():
+        times = [measured[row] for row in part.rows if row in measured]
+        part.ms = sum(times) if times else None
+
+
+def sum_of_times(parts: Iterable[Part]) -> float | None:
+    """ms of these parts together; None if none was timed."""
+    times = [part.ms for part in parts if part.ms is not None]
+    return sum(times) if times else None
+
+
 def leaves(parts: Parts) -> dict[int, str]:
     """For each row the id of the part that is this row alone: an operation, or a layer of one."""
     return {part.row: part.id for part in parts.values() if not part.children}
@@ -108,9 +119,9 @@ def leaves(parts: Parts) -> dict[int, str]:
 class _Tree:
     """Parts as they are added."""
 
-    def __init__(self, rows: Sequence[Row], modules: Mapping[str, Module], measured: Mapping[int, float]) -> None:
+    def __init__(self, rows: Sequence[Row], modules: Mapping[str, Module]) -> None:
         self.parts: Parts = {}
-        self._modules, self._measured = modules, measured
+        self._modules = modules
         self._last = rows[-1]
         self._readers = find_readers(rows)
         self._gates = gate_members(rows, self._readers)
@@ -167,7 +178,6 @@ class _Tree:
         main: Row,
         parent: Part | None,
     ) -> Part:
-        times = [self._measured[row.index] for row in rows if row.index in self._measured]
         part = Part(
             self._unused_id(f"{level}/{name}"),
             level,
@@ -182,7 +192,6 @@ class _Tree:
             parameters=sum(row.parameters for row in rows),
             macs=sum(row.macs for row in rows),
             bytes=sum(row.bytes for row in rows),
-            ms=sum(times) if times else None,
         )
         self.parts[part.id] = part
         if parent is not None:

@@ -28,9 +28,12 @@ export interface Network {
   parameters: number;
   macs: number;
   bytes: number;
+  /** Sum over the parts, as timed on the machine that made the page. */
   ms: number | null;
   /** Parents before their children, in the order in which they run. */
   parts: Part[];
+  /** Modules with parameters that do not run, such as heads for training only. */
+  unused: { name: string; type: string; parameters: number }[];
 }
 
 export type Level = "stage" | "block" | "layer" | "operation";
