@@ -25,14 +25,13 @@ def layer_formulas(observation: Observation, options: object) -> dict[str, Any]:
 
 def _formula(row: Row) -> dict[str, Any] | None:
     """Output positions × output channels × input channels of a group × kernel."""
-    if not row.macs or not row.weight_shape:
+    if not row.macs:
         return None
-    if row.kind in CONVOLUTIONS:
+    if row.kind in CONVOLUTIONS and len(row.weight_shape) == len(row.output_shape):
         outputs, of_group, *kernel = row.weight_shape
         spatial = list(row.output_shape[2:])
-    elif row.kind is Kind.MATMUL and len(row.output_shape) == 2:
-        outputs, kernel, spatial = row.output_shape[-1], [], []
-        of_group = prod(row.weight_shape) // outputs
+    elif row.kind is Kind.MATMUL and len(row.output_shape) == 2 and row.input_shapes:
+        outputs, of_group, kernel, spatial = row.output_shape[-1], row.input_shapes[0][-1], [], []
     else:
         return None
     if prod(spatial) * outputs * of_group * prod(kernel) != row.macs:

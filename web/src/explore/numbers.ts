@@ -14,18 +14,30 @@ export function significant(value: number, digits = 3): string {
 export const signed = (value: number, digits = 3): string => `${value > 0 ? "+" : ""}${significant(value, digits)}`;
 
 /** Decimals at which an error has two significant digits. */
-export const decimalsOf = (error: number): number =>
-  error > 0 ? Math.max(0, Math.min(9, 1 - Math.floor(Math.log10(error)))) : 4;
+const decimalsOf = (error: number): number => Math.max(0, 1 - Math.floor(Math.log10(error)));
+
+/** Below it, powers of ten are shorter. */
+const SMALLEST = 1e-5;
 
 /** A value that is known to ± `error`, at as many decimals as make sense. */
-export const fixed = (value: number, error: number): string => {
+export function fixed(value: number, error: number): string {
+  if (error < SMALLEST) return significant(value, 4);
   const text = value.toFixed(decimalsOf(error));
   return minus(Number(text) === 0 ? text.replace("-", "") : text);
-};
+}
 
 /** An error at two significant digits, rounded up so that it also holds for the rounded value. */
 export function errorText(error: number): string {
-  if (error <= 0) return "0";
-  const unit = 10 ** -decimalsOf(error);
-  return (Math.ceil((error + unit / 2) / unit) * unit).toFixed(decimalsOf(error));
+  if (error === 0) return "0";
+  const unit = 10 ** Math.floor(Math.log10(error) - 1);
+  const up = (Math.ceil((1.001 * error) / unit + 0.5) * unit);
+  return error < SMALLEST ? minus(up.toExponential(1)) : up.toFixed(decimalsOf(error));
+}
+
+/** The ends of a scale, at decimals that fit its width. */
+export function ends(low: number, high: number): [string, string] {
+  const width = high - low;
+  if (width > 0 && (width < 1e-3 || width >= 1e6)) return [significant(low), significant(high)];
+  const decimals = width > 0 ? Math.max(0, Math.min(3, 3 - Math.ceil(Math.log10(width)))) : 0;
+  return [minus(low.toFixed(decimals)), minus(high.toFixed(decimals))];
 }

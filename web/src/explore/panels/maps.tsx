@@ -4,8 +4,9 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { percent } from "../../format";
 import { paint, paintScale, scaleOf, type Scale, type Theme } from "../colours";
 import type { Maps } from "../document";
+import { cellsSeeing, type Box } from "../fields";
 import { useTheme, useVisible, useWidth } from "../hooks";
-import { decimalsOf, errorText, fixed, significant, signed } from "../numbers";
+import { ends, errorText, fixed, significant, signed } from "../numbers";
 import { Panel } from "../panel";
 import { get, page, partOf, select, set, t, useExploreState, type Cell, type PanelProps } from "../state";
 import { unpack } from "../unpack";
@@ -19,8 +20,8 @@ export function MapsPanel(props: PanelProps) {
   const { part, view } = props;
   useExploreState();
   const maps = view.parts[part.id]?.maps;
+  if (part.shape.length < 3 || view.parts[part.id]?.vector) return null;
   if (maps) return <MapsOf {...props} maps={maps} />;
-  if (part.shape.length < 3) return null;
   let parent = part.parent;
   while (parent && !view.parts[parent]?.maps) parent = partOf(view.network, parent)?.parent ?? null;
   return (
@@ -83,6 +84,9 @@ function MapsOf({ part, view, maps }: PanelProps & { maps: Maps }) {
   const found = channel === null ? 0 : maps.channels.indexOf(channel);
   const current = Math.max(0, found);
   const cell = pointed?.part === part.id && pointed.y < maps.height && pointed.x < maps.width ? pointed : null;
+  // Of a pixel of the photo: the cells whose receptive field holds it.
+  const seeing = pointed?.part === "photo" ? cellsSeeing(view, part, pointed.y, pointed.x) : null;
+  const marked = cell ? { top: cell.y, left: cell.x, bottom: cell.y + 1, right: cell.x + 1 } : seeing;
   const strongest = Math.max(...(maps.contributions ?? [0]).map(Math.abs)) || 1;
   const errors = maps.low.map((_, place) => errorOf(maps, place));
   const target = className(view.predictions.find(({ index }) => index === view.target)?.name ?? String(view.target));
@@ -117,7 +121,7 @@ function MapsOf({ part, view, maps }: PanelProps & { maps: Maps }) {
         {found < 0 && <p class="soft">{t("maps.absent", { channel: channel! })}</p>}
         <div class="maps">
           <Large
-            {...{ maps, bytes, theme, cell, target }}
+            {...{ maps, bytes, theme, cell, marked, target }}
             part={part.id}
             frame={large}
             place={current}
@@ -144,7 +148,7 @@ function MapsOf({ part, view, maps }: PanelProps & { maps: Maps }) {
             {maps.channels.map((number, place) => (
               <Tile
                 key={number}
-                {...{ maps, bytes, theme, cell, number, place, strongest }}
+                {...{ maps, bytes, theme, cell, marked, number, place, strongest }}
                 part={part.id}
                 isCurrent={place === current}
                 scale={scales(place)}
@@ -218,11 +222,12 @@ interface CanvasProps {
   theme: Theme;
   /** Longer side in CSS pixels, at most. */
   room: number;
-  cell: Cell | null;
+  /** Cells with an outline. */
+  marked: Box | null;
 }
 
 /** One channel: one value is a square of whole CSS pixels. */
-function MapCanvas({ maps, bytes, place, scale, theme, room, cell }: CanvasProps) {
+function MapCanvas({ maps, bytes, place, scale, theme, room, marked }: CanvasProps) {
   const { height, width, low, high } = maps;
   const canvas = useRef<HTMLCanvasElement>(null);
   const [frame, isVisible] = useVisible<HTMLSpanElement>();
@@ -234,14 +239,14 @@ function MapCanvas({ maps, bytes, place, scale, theme, room, cell }: CanvasProps
   return (
     <span class="map" ref={frame} style={{ width: `${times * width}px`, aspectRatio: `${width} / ${height}` }}>
       <canvas ref={canvas} width={width} height={height} aria-hidden="true" />
-      {cell && (
+      {marked && (
         <span
           class="cell-mark"
           style={{
-            left: `${(100 * cell.x) / width}%`,
-            top: `${(100 * cell.y) / height}%`,
-            width: `${100 / width}%`,
-            height: `${100 / height}%`,
+            left: `${(100 * marked.left) / width}%`,
+            top: `${(100 * marked.top) / height}%`,
+            width: `${(100 * (marked.right - marked.left)) / width}%`,
+            height: `${(100 * (marked.bottom - marked.top)) / height}%`,
           }}
         />
       )}
@@ -251,30 +256,29 @@ function MapCanvas({ maps, bytes, place, scale, theme, room, cell }: CanvasProps
 
 interface TileProps extends Omit<CanvasProps, "room"> {
   part: string;
+  cell: Cell | null;
   number: number;
   strongest: number;
   isCurrent: boolean;
   onEnlarge: () => void;
 }
 
-function Tile({ part, number, strongest, isCurrent, onEnlarge, ...shown }: TileProps) {
-  const { maps, bytes, place, cell } = shown;
+function Tile({ part, cell, number, strongest, isCurrent, onEnlarge, ...shown }: TileProps) {
+  const { maps, bytes, place } = shown;
   const contribution = maps.contributions?.[place];
   const range = { low: significant(maps.low[place]!), high: significant(maps.high[place]!) };
   const value = cell && bytes ? valueAt(maps, bytes, place, cell) : null;
-  const label = [
-    t(contribution === undefined ? "maps.tile.plain" : "maps.tile", {
-      channel: number,
-      contribution: contribution === undefined ? "" : signed(contribution),
-      ...range,
-    }),
-  ];
+  const label = t(contribution === undefined ? "maps.tile.plain" : "maps.tile", {
+    channel: number,
+    contribution: contribution === undefined ? "" : signed(contribution),
+    ...range,
+  });
   return (
     <div
       class="map-tile"
       role="option"
       aria-selected={isCurrent}
-      aria-label={label.join(", ")}
+      aria-label={label}
       tabIndex={isCurrent ? 0 : -1}
       data-channel={number}
       onClick={(event) => {
@@ -305,14 +309,15 @@ function valueAt(maps: Maps, bytes: Uint8Array, place: number, { y, x }: Cell): 
 
 interface LargeProps extends Omit<CanvasProps, "room"> {
   part: string;
+  cell: Cell | null;
   frame: { current: HTMLDivElement | null };
   target: string;
   onBack: () => void;
 }
 
 /** The enlarged channel, the scale of its colours, and its figures. */
-function Large({ part, frame, target, onBack, ...shown }: LargeProps) {
-  const { maps, bytes, place, scale, theme, cell } = shown;
+function Large({ part, cell, frame, target, onBack, ...shown }: LargeProps) {
+  const { maps, bytes, place, scale, theme, marked } = shown;
   const [outer, available] = useWidth<HTMLDivElement>();
   const error = errorOf(maps, place);
   const contribution = maps.contributions?.[place];
@@ -357,7 +362,9 @@ function Large({ part, frame, target, onBack, ...shown }: LargeProps) {
       <output class="map-readout">
         {cell && bytes
           ? t("maps.value", { y: cell.y, x: cell.x, value: valueAt(maps, bytes, place, cell), error: errorText(error) })
-          : t("maps.point")}
+          : marked
+            ? t("maps.seeing", { count: (marked.bottom - marked.top) * (marked.right - marked.left) })
+            : t("maps.point")}
       </output>
       <dl class="map-figures">
         {contribution !== undefined && (
@@ -406,17 +413,16 @@ function Legend({ scale, theme }: { scale: Scale; theme: Theme }) {
   const canvas = useRef<HTMLCanvasElement>(null);
   useEffect(() => paintScale(canvas.current!, scale, theme), [scale, theme]);
   const zero = (100 * -scale.low) / (scale.high - scale.low || 1);
-  const digits = Math.min(3, decimalsOf((scale.high - scale.low) / 100));
-  const ends = [scale.low, scale.high].map((value) => value.toFixed(digits).replace("-", "−"));
+  const [low, high] = ends(scale.low, scale.high);
   return (
-    <div class="map-legend" role="img" aria-label={t("maps.legend", { low: ends[0]!, high: ends[1]! })}>
+    <div class="map-legend" role="img" aria-label={t("maps.legend", { low, high })}>
       <canvas ref={canvas} width={256} height={1} aria-hidden="true" />
       <span class="map-legend-ticks number small soft" aria-hidden="true">
-        {scale.low < 0 && <span>{ends[0]}</span>}
+        {scale.low < 0 && <span>{low}</span>}
         <span class="map-legend-zero" style={{ left: `${zero}%` }}>
           0
         </span>
-        {scale.high > 0 && <span class="map-legend-high">{ends[1]}</span>}
+        {scale.high > 0 && <span class="map-legend-high">{high}</span>}
       </span>
     </div>
   );
