@@ -232,7 +232,10 @@ def test_weights_that_are_not_finite():
         network[0].weight[1, 0, 0, 0] = torch.inf
     values = worked(observe(network))
     assert len(values) == 2
-    assert not math.isfinite(next(iter(values.values()))[0]["steps"][0]["value"])
+    observation = observe(network)
+    for text, expected in (("0,0,1,1", "NaN"), ("0,1,1,1", ("Infinity", "-Infinity"))):
+        (step, *_) = next(iter(worked(observation, [text]).values()))[0]["steps"]
+        assert step["value"] in expected
 
 
 class Uneven(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,11 +59,11 @@ def step_of(observation: Observation, row: int, channel: int) -> dict[str, Any] 
         numbers = {name: arguments[argument] for name, argument in _ACTIVATIONS[op].items()}
         if any(isinstance(number, Tensor) for number in numbers.values()):
             return None
-        given = {name: None if number is None else float(number) for name, number in numbers.items()}
+        given = {name: None if number is None else real(float(number)) for name, number in numbers.items()}
         return {"op": _NAMES.get(op, op), **({"low": None, "high": None} if op in _NAMES else {}), **given}
     if op == "_prelu_kernel":
         slopes = arguments["weight"].flatten()
-        return {"op": "leaky_relu", "slope": float(slopes[channel if len(slopes) > 1 else 0])}
+        return {"op": "leaky_relu", "slope": real(float(slopes[channel if len(slopes) > 1 else 0]))}
     return None
 
 
@@ -75,16 +76,25 @@ def _batch_norm(arguments: Mapping[str, Any], channel: int) -> dict[str, Any]:
         numbers = float(of_channel.mean()), float(of_channel.var(correction=0))
     else:
         numbers = float(mean[channel]), float(variance[channel])
-    weight, bias = (None if arguments[name] is None else float(arguments[name][channel]) for name in ("weight", "bias"))
+    weight, bias = (
+        None if arguments[name] is None else real(float(arguments[name][channel])) for name in ("weight", "bias")
+    )
     return {
         "op": "batch_norm",
-        "mean": numbers[0],
-        "var": numbers[1],
+        "mean": real(numbers[0]),
+        "var": real(numbers[1]),
         "eps": float(arguments["eps"] if "eps" in arguments else arguments["epsilon"]),
         "weight": weight,
         "bias": bias,
         "from_batch": from_batch,
     }
+
+
+def real(value: float) -> float | str:
+    """A number for JSON: "NaN", "Infinity" and "-Infinity" as JavaScript reads them."""
+    if math.isnan(value):
+        return "NaN"
+    return value if math.isfinite(value) else ("Infinity" if value > 0 else "-Infinity")
 
 
 def at_cell(value: Tensor, cell: tuple[int, ...], is_map: bool) -> float:

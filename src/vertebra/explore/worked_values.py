@@ -19,7 +19,7 @@ from vertebra.graph.cost import CONVOLUTIONS, Kind
 from .observation import Observation, Structure
 from .parts import INPUT
 from .weighted_layers import Cell, asked_cells, refusal, weighted_rows
-from .worked_steps import at_cell, rows_of_chain, step_of
+from .worked_steps import at_cell, real, rows_of_chain, step_of
 
 # Terms of one value that the page holds at most; fewer where all values together take more than BYTES.
 CAPS = (4608, 2304, 1728, 1152, 864, 576, 432, 288, 144)
@@ -115,7 +115,9 @@ def _chain(observation: Observation, chain: Sequence[int], cell: Cell) -> dict[s
     steps = [{"op": "sum"}, *(step_of(observation, row, cell[0]) or {} for row in chain[1:])]
     return {
         "cell": list(cell),
-        "steps": [each | {"row": row, "value": value} for each, row, value in zip(steps, chain, own, strict=True)],
+        "steps": [
+            each | {"row": row, "value": real(value)} for each, row, value in zip(steps, chain, own, strict=True)
+        ],
     }
 
 
@@ -137,13 +139,13 @@ class _Terms:
             sums = (self.operands.double() * self.weights.double()).sum(1)
             order = sums.abs().nan_to_num(nan=torch.inf).argsort(descending=True, stable=True)
             kept, rest = order[:count].sort().values, order[count:]
-            left_out = {"channels": len(rest), "terms": len(rest) * size, "sum": float(sums[rest].sum())}
+            left_out = {"channels": len(rest), "terms": len(rest) * size, "sum": real(float(sums[rest].sum()))}
         return self.details | {
             "kept": None if left_out is None else _base64(kept, "<u4"),
             "left_out": left_out,
             "operands": _base64(self.operands[kept]),
             "weights": _base64(self.weights[kept]),
-            "bias": self.bias,
+            "bias": None if self.bias is None else real(self.bias),
         }
 
 

@@ -117,6 +117,68 @@ export interface Seen {
   formula?: Formula;
   field?: Field;
   effective?: EffectiveField;
+  /** Those that were asked for, then the one that contributes most. */
+  worked?: (WorkedValue | RefusedValue)[];
+}
+
+/** A number; "NaN", "Infinity" or "-Infinity", which JSON does not have. */
+export type Real = number | string;
+
+/** A layer of which no value is worked out: the key of the text that says why. */
+export interface RefusedValue {
+  refused: string;
+}
+
+/** A value of a layer with weights, with all that it is made of. */
+export interface WorkedValue {
+  refused?: undefined;
+  /** Path of the convolution or linear layer. */
+  layer: string;
+  asked: boolean;
+  /** Channel, then row and column where there are. */
+  cell: number[];
+  /** The sum, then batch norm and activation. */
+  steps: WorkedStep[];
+  kind: "convolution" | "linear";
+  /** Id of the layer whose output it reads, or "input". */
+  reads: string | null;
+  /** The channels of the input that are read: `channels` of them from `first` on. */
+  first: number;
+  channels: number;
+  /** (rows, columns) */
+  kernel: number[];
+  /** Of a convolution: row and column of the input under the kernel's first weight; outside of it there are zeros. */
+  corner?: number[];
+  dilation?: number[];
+  /** (rows, columns) of the input. */
+  size?: number[];
+  /** Of a linear layer that reads flattened maps: their (C, H, W). */
+  flattened?: number[] | null;
+  /** Which of the channels are here, counted from `first`, as base64 of uint32; null: all. */
+  kept: string | null;
+  left_out: { channels: number; terms: number; sum: Real } | null;
+  /** base64 of float32: for each channel its rows and columns. */
+  operands: string;
+  weights: string;
+  bias: Real | null;
+}
+
+/** `value` is the network's own after the step, in float32. */
+export interface WorkedStep {
+  op: string;
+  value: Real;
+  /** Of batch norm. */
+  mean?: Real;
+  var?: Real;
+  eps?: Real;
+  weight?: Real | null;
+  bias?: Real | null;
+  from_batch?: boolean;
+  /** Of "clip", each null where there is no limit. */
+  low?: Real | null;
+  high?: Real | null;
+  /** Of "leaky_relu". */
+  slope?: Real;
 }
 
 /**

@@ -5,9 +5,10 @@ import type { OverviewProps, PanelProps } from "../state";
 import { MapsPanel } from "./maps";
 import { SummaryPanel } from "./summary";
 import { VectorPanel } from "./vector";
+import { WorkedValuePanel } from "./worked_value";
 
 /** Of the selected part. */
-export const PANELS: FunctionComponent<PanelProps>[] = [SummaryPanel, MapsPanel, VectorPanel];
+export const PANELS: FunctionComponent<PanelProps>[] = [SummaryPanel, MapsPanel, VectorPanel, WorkedValuePanel];
 
 /** Of the whole view, above the figure: the photo's way into the network, and the evidence for the answer. */
 export const OVERVIEW: FunctionComponent<OverviewProps>[] = [];
