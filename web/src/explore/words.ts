@@ -48,12 +48,9 @@ export function figureTexts(part: Part, parent: Part | undefined): [string, stri
   return [sign ? `${sign} ${kind}` : kind, names];
 }
 
-/** What the part is: "Bottleneck", "3 × Bottleneck", "3×3 conv, stride 2". */
-export function kindText(part: Part): string {
-  const names = part.label.map(({ key, values, count }) => (count > 1 ? `${count} × ${t(key, values)}` : t(key, values)));
-  const stride = /stride (\S+)/.exec(part.detail)?.[1];
-  return [names.join(t("label.separator")), stride ? t("figure.stride", { stride }) : ""].filter(Boolean).join(t("label.separator"));
-}
+/** What the part is: "3 × Bottleneck", "3×3 conv, stride 2". */
+export const kindText = (part: Part): string =>
+  part.label.map(({ key, values, count }) => (count > 1 ? `${count} × ` : "") + t(key, values)).join(t("label.separator"));
 
 /** What it does in its block: "expand". */
 export const roleText = (part: Part): string => (part.role && hasText(`role.${part.role}`) ? t(`role.${part.role}`) : "");
