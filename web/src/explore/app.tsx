@@ -67,6 +67,9 @@ export function App({ found }: { found: Document }) {
 const networkOf = (view: View): Network => page.networks[view.network]!;
 const letter = (view: View): string => "AB"[page.views.indexOf(view)]!;
 
+/** Of two views each says which it is. */
+const named = (view: View, name: string): string => (page.views.length > 1 ? `${letter(view)}: ${name}` : name);
+
 /** Which of two views it is. */
 function ViewLabel({ view }: { view: View }) {
   if (page.views.length < 2) return null;
@@ -80,7 +83,7 @@ function ViewLabel({ view }: { view: View }) {
 function Overview({ view }: { view: View }) {
   const network = networkOf(view);
   return (
-    <section class="panel overview" aria-label={t("page.overview", { photo: baseName(view.photo.name) })}>
+    <section class="panel overview" aria-label={named(view, t("page.overview", { photo: baseName(view.photo.name) }))}>
       <ViewLabel view={view} />
       <div class="overview-parts">
         {OVERVIEW.length === 0 && <img class="overview-photo" src={view.photo.picture} alt={baseName(view.photo.name)} />}
@@ -119,7 +122,7 @@ function Selected({ view }: { view: View }) {
   const selected = useChosen((state) => state.selected);
   const part = partOf(view.network, selected);
   return (
-    <section class="panel inspector" aria-label={t("page.inspector", { part: part?.name ?? selected })}>
+    <section class="panel inspector" aria-label={named(view, t("page.inspector", { part: part?.name ?? selected }))}>
       <ViewLabel view={view} />
       {part ? <Inspector view={view} network={networkOf(view)} part={part} /> : <Absent view={view} id={selected} />}
     </section>

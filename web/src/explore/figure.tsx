@@ -77,7 +77,7 @@ function Ends({ views, width }: { views: View[]; width: number | undefined }) {
 function Toolbar({ network }: { network: Network }) {
   const cost = useChosen((state) => state.cost);
   const costs = COSTS.filter((each) => network[each] !== null);
-  const unfoldAll = () => set({ unfolded: new Set(network.parts.filter((part) => part.children.length).map((part) => part.id)) });
+  const own = network.parts.filter((part) => part.children.length).map((part) => part.id);
   return (
     <div class="row figure-tools">
       <label class="field inline">
@@ -92,10 +92,10 @@ function Toolbar({ network }: { network: Network }) {
         </select>
       </label>
       <div class="row tight end">
-        <button type="button" class="button small quiet" onClick={unfoldAll}>
+        <button type="button" class="button small quiet" onClick={() => set({ unfolded: new Set([...get().unfolded, ...own]) })}>
           {t("figure.unfold_all")}
         </button>
-        <button type="button" class="button small quiet" onClick={() => set({ unfolded: new Set() })}>
+        <button type="button" class="button small quiet" onClick={() => set({ unfolded: new Set([...get().unfolded].filter((id) => !own.includes(id))) })}>
           {t("figure.fold_all")}
         </button>
       </div>
