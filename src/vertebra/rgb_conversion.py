@@ -23,8 +23,15 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION = 0x0112
+_GREY = ("1", "L", "LA", "La", "F")
 
 TRANSPARENT = "transparent"  # alpha was 0 everywhere and has been ignored
+# What is done to a photo.
+TURNED = "turned"  # by its EXIF orientation
+ON_WHITE = "on white"  # transparency was laid on white
+SCALED = "scaled"  # values of more than 8 bits were scaled to 8
+GREY = "grey"  # three equal channels were made of one
+
 HIDDEN = "hidden"  # alpha is 0 nearly everywhere, so the picture is white
 _HIDDEN_SHARE = 0.99  # of the pixels
 
@@ -36,6 +43,7 @@ class Decoded:
     picture: Image.Image  # RGB, upright
     levels: int = 0  # the largest value of a 16-bit file that does not declare its bit depth; 0: other files
     remarks: tuple[str, ...] = ()  # what was ambiguous; see `decoding_notes`
+    conversions: tuple[str, ...] = ()  # of TURNED, ON_WHITE, SCALED, GREY
 
 
 def to_upright_rgb(
@@ -55,6 +63,7 @@ def to_upright_rgb(
         scaled = scale_signed_bytes(image)
     picture = scaled.image
     remarks: tuple[str, ...] = (scaled.remark,) if scaled.remark else ()
+    conversions: tuple[str, ...] = (SCALED,) if scaled.image is not image else ()
     if picture.has_transparency_data or picture.mode in ("La", "RGBa"):
         # Premultiplied modes convert only to their own plain form.
         plain = {"La": "LA", "RGBa": "RGBA"}.get(picture.mode)
@@ -67,8 +76,12 @@ def to_upright_rgb(
             remarks += (HIDDEN,) if unseen > _HIDDEN_SHARE else ()
             white = Image.new("RGBA", transparent.size, "white")
             picture = Image.alpha_composite(white, transparent)
+            conversions += (ON_WHITE,) if transparent.getchannel("A").getextrema() != (255, 255) else ()
     picture = picture if picture.mode == "RGB" else picture.convert("RGB")
-    return Decoded(_apply_orientation(picture, _read_orientation(image)), scaled.levels, remarks)
+    conversions += (GREY,) if image.mode in _GREY or image.mode.startswith("I") else ()
+    upright = _apply_orientation(picture, _read_orientation(image))
+    conversions += (TURNED,) if upright is not picture else ()
+    return Decoded(upright, scaled.levels, remarks, conversions)
 
 
 def _discard_alpha(image: Image.Image, plain: Image.Image, file: IO[bytes] | None, stored: str) -> Image.Image:

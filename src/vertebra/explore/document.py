@@ -14,6 +14,7 @@ from .channel_gates import channel_gates
 from .class_evidence import class_evidence
 from .concatenated_branches import concatenated_branches
 from .dense_block_sources import dense_block_sources
+from .effective_fields import effective_fields
 from .feature_maps import encode_maps, strongest_channels
 from .fields import fields
 from .layer_formula import layer_formulas
@@ -67,6 +68,7 @@ SECTIONS: dict[str, Section] = {
     "activations": activation_histograms,
     "field": fields,
     "worked": worked_values,
+    "effective": effective_fields,
 }
 
 

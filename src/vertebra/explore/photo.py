@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
 from vertebra.decoding import Source, decode, source_name
 from vertebra.pixels import Pixels, resize_and_crop
 from vertebra.preprocessing import Preprocessing, center_crop_box, resized_size, strip_crop_box
 
-MOST = 1024  # pixels of the longer side of the photo on the page
+MOST_SIDE = 1024  # pixels of the longer side of the photo on the page
+MOST_BYTES = 300_000  # of a picture on the page
+_LOSSLESS_SIDE = 256  # pixels; a photo up to this size is shown as it is
+_QUALITIES = (95, 85, 75, 60, 40)  # of JPEG
 
 
 @dataclass(frozen=True)
@@ -25,43 +29,89 @@ class Photo:
     picture: Image.Image
     pixels: Pixels
     preprocessing: Preprocessing
+    conversions: tuple[str, ...] = ()  # of `Decoded`
+    remarks: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """For the page. `crop` is what the network sees, (left, top, right, bottom) in pixels of the photo; beyond its
-        edges there is black.
+        """For the page. Boxes are (left, top, right, bottom); beyond the photo's edges there is black.
+
+        `strip` is the part of the photo that is resized, all but of a long strip; `box` is what is cut out of the
+        resized one, and `crop` the same box in pixels of the photo.
         """
-        left, top, right, bottom = strip_crop_box(*self.picture.size)
-        resized = resized_size(bottom - top, right - left, self.preprocessing.resize_size)
-        box = center_crop_box(*resized, self.preprocessing.crop_size)
-        scale = ((right - left) / resized[1], (bottom - top) / resized[0])
-        shown = self.picture.copy()
-        shown.thumbnail((MOST, MOST))
+        given = self.preprocessing
+        left, top, right, bottom = strip = strip_crop_box(*self.picture.size)
+        height, width = resized_size(bottom - top, right - left, given.resize_size)
+        box = center_crop_box(height, width, given.crop_size)
+        across, down = (right - left) / width, (bottom - top) / height
+        picture, _ = _data_url(_shown(self.picture))
+        seen, lossless = _data_url(Image.fromarray(np.ascontiguousarray(self.pixels)), smooth=False)
         return {
             "name": self.name,
             "width": self.picture.width,
             "height": self.picture.height,
-            "crop": [
-                left + box[0] * scale[0],
-                top + box[1] * scale[1],
-                left + box[2] * scale[0],
-                top + box[3] * scale[1],
-            ],
-            "resized": [resized[1], resized[0]],
-            "size": self.preprocessing.crop_size,
-            "mean": list(self.preprocessing.mean),
-            "std": list(self.preprocessing.std),
-            "picture": _data_url(shown, "JPEG", quality=85),
-            "input": _data_url(Image.fromarray(np.ascontiguousarray(self.pixels)), "PNG"),
+            "done": [*self.conversions, *self.remarks],
+            "strip": list(strip),
+            "crop": [left + box[0] * across, top + box[1] * down, left + box[2] * across, top + box[3] * down],
+            "resized": [width, height],
+            "interpolation": given.interpolation,
+            "box": list(box),
+            "size": given.crop_size,
+            "mean": list(given.mean),
+            "std": list(given.std),
+            "channels": list(self._channels()),
+            "picture": picture,
+            "input": seen,
+            "lossless": lossless,
         }
+
+    def _channels(self) -> Iterator[dict[str, float]]:
+        """Of the normalised input's red, green and blue: the least and greatest value, mean and standard deviation."""
+        for channel, (mean, std) in enumerate(zip(self.preprocessing.mean, self.preprocessing.std, strict=True)):
+            values = (self.pixels[..., channel].astype(np.float64) / 255 - mean) / std
+            yield {
+                "low": float(values.min()),
+                "high": float(values.max()),
+                "mean": float(values.mean()),
+                "std": float(values.std()),
+            }
 
 
 def read_photo(source: Source, preprocessing: Preprocessing) -> Photo:
     """Decode a photo and make the network's input of it. Raises `ImageError` as `decode` does."""
-    picture = decode(source, decoding=preprocessing.decoding).picture
-    return Photo(source_name(source), picture, resize_and_crop(picture, preprocessing), preprocessing)
+    found = decode(source, decoding=preprocessing.decoding)
+    pixels = resize_and_crop(found.picture, preprocessing)
+    return Photo(source_name(source), found.picture, pixels, preprocessing, found.conversions, found.remarks)
 
 
-def _data_url(picture: Image.Image, kind: str, **options: Any) -> str:
-    buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, kind, **options)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+def _shown(picture: Image.Image) -> Image.Image:
+    """The picture with at most `MOST_SIDE` pixels along its longer side."""
+    longer = max(picture.size)
+    if longer <= MOST_SIDE:
+        return picture
+    width, height = (max(1, round(side * MOST_SIDE / longer)) for side in picture.size)
+    return picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def _data_url(picture: Image.Image, smooth: bool = True) -> tuple[str, bool]:
+    """The picture as a data URL of at most `MOST_BYTES` encoded bytes, and whether it is lossless.
+
+    `smooth`: a large one goes to JPEG at once; else lossless formats are tried first. Noise at the least quality may
+    be larger yet.
+    """
+    for kind, options in _encodings(picture, smooth):
+        buffer = io.BytesIO()
+        picture.save(buffer, kind, **options)
+        lossless = kind != "JPEG"
+        if buffer.tell() <= MOST_BYTES:
+            break
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f"data:image/{kind.lower()};base64,{data}", lossless
+
+
+def _encodings(picture: Image.Image, smooth: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    if not smooth or max(picture.size) <= _LOSSLESS_SIDE:
+        yield "PNG", {"optimize": True}
+        if features.check("webp"):
+            yield "WEBP", {"lossless": True}
+    for quality in _QUALITIES[1 if smooth else 0 :]:
+        yield "JPEG", {"quality": quality, "subsampling": 2 if smooth else 0}
