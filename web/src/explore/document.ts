@@ -98,16 +98,26 @@ export interface Photo {
   name: string;
   width: number;
   height: number;
-  /** What the network sees, (left, top, right, bottom) in pixels of the photo. */
+  /** What was done to the file's picture: `photo.done.…` are the texts. */
+  done: string[];
+  /** The part that is resized: all but of a long strip. Boxes are (left, top, right, bottom), here in pixels of the photo. */
+  strip: number[];
+  /** What the network sees, in pixels of the photo; black beyond its edges. */
   crop: number[];
-  /** (width, height) of the photo after resizing, of which `size` × `size` pixels are cut out. */
+  /** (width, height) of the photo after resizing, of which `box`, `size` × `size` pixels, is cut out. */
   resized: number[];
+  interpolation: string;
+  box: number[];
   size: number;
   mean: number[];
   std: number[];
-  /** The photo, and the pixels that the network sees, as data URLs. */
+  /** Of the normalised red, green and blue. */
+  channels: { low: number; high: number; mean: number; std: number }[];
+  /** The photo, at most 1024 pixels long, and the pixels that the network sees, as data URLs. */
   picture: string;
   input: string;
+  /** Whether `input` has just those pixels. */
+  lossless: boolean;
 }
 
 /** What is known of a part on this photo; each section of `SECTIONS` in document.py has a key. */
@@ -204,7 +214,7 @@ export interface EffectiveField {
   height: number;
   width: number;
   step: number;
-  /** Side in pixels of the smallest square around the field's centre with 95 % of the gradient within the image. */
+  /** Side in pixels of the smallest square, centred where the theoretical field is, with this share of the gradient. */
   side: number;
   share: number;
   /** base64 of deflated bytes, row by row; 255 is the largest value. */
