@@ -2,13 +2,15 @@
 
 import type { FunctionComponent } from "preact";
 import type { OverviewProps, PanelProps } from "../state";
+import { FieldPanel } from "./field";
 import { MapsPanel } from "./maps";
+import { PhotoPanel } from "./photo";
 import { SummaryPanel } from "./summary";
 import { VectorPanel } from "./vector";
 import { WorkedValuePanel } from "./worked_value";
 
 /** Of the selected part. */
-export const PANELS: FunctionComponent<PanelProps>[] = [SummaryPanel, MapsPanel, VectorPanel, WorkedValuePanel];
+export const PANELS: FunctionComponent<PanelProps>[] = [SummaryPanel, MapsPanel, FieldPanel, VectorPanel, WorkedValuePanel];
 
 /** Of the whole view, above the figure: the photo's way into the network, and the evidence for the answer. */
-export const OVERVIEW: FunctionComponent<OverviewProps>[] = [];
+export const OVERVIEW: FunctionComponent<OverviewProps>[] = [PhotoPanel];
