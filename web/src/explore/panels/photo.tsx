@@ -70,7 +70,7 @@ export function PhotoPanel({ view }: OverviewProps) {
                 {COLOURS.map((colour, c) => (
                   <tr key={colour}>
                     <th scope="row">{t(`photo.${colour}`)}</th>
-                    <td class="number">{`(v / 255 − ${photo.mean[c]}) / ${photo.std[c]}`.replace("− -", "+ ")}</td>
+                    <td class="number">{`(v / 255 − ${digits(photo.mean[c]!)}) / ${digits(photo.std[c]!)}`.replace("− −", "+ ")}</td>
                     <td class="number">{`${decimals(photo.channels[c]!.low)} … ${decimals(photo.channels[c]!.high)}`}</td>
                     <td class="number">{`${decimals(photo.channels[c]!.mean)} ± ${decimals(photo.channels[c]!.std)}`}</td>
                   </tr>
@@ -85,6 +85,7 @@ export function PhotoPanel({ view }: OverviewProps) {
 }
 
 const pixels = (width: number, height: number): string => t("photo.pixels", { width: whole(width), height: whole(height) });
+const digits = (value: number): string => String(Number(value.toPrecision(3))).replace("-", "−");
 const decimals = (value: number): string => value.toFixed(2).replace("-", "−");
 
 interface StepProps {
@@ -122,7 +123,9 @@ const reachesBeyond = ({ box, resized }: Photo): boolean =>
   box[0]! < 0 || box[1]! < 0 || box[2]! > resized[0]! || box[3]! > resized[1]!;
 
 /** A longer picture than this is drawn with its shorter side stretched. */
-const LONGEST = 6;
+const LONGEST = 10;
+/** Height of the pictures in CSS pixels, at most. */
+const TALLEST = 190;
 
 /** The whole photo, shaded where the network does not see it; black where it sees beyond the edges. */
 export function CutPhoto({ photo, children }: { photo: Photo; children?: ComponentChildren }) {
@@ -182,14 +185,14 @@ function Framed({ width, height, box, label, picture, children }: FramedProps) {
   const [left, top, right, bottom] = box as [number, number, number, number];
   const [x, y] = [Math.min(0, left), Math.min(0, top)];
   const [across, down] = [Math.max(width, right) - x, Math.max(height, bottom) - y];
-  const ratio = Math.max(1, Math.min(LONGEST, Math.max(across, down) / Math.min(across, down)));
+  const ratio = Math.max(1 / LONGEST, Math.min(LONGEST, across / down));
   const shape = `M0 0H${width}V${height}H0ZM${left} ${top}V${bottom}H${right}V${top}Z`;
   return (
     <svg
       class="photo-cut"
       viewBox={`${x} ${y} ${across} ${down}`}
       preserveAspectRatio="none"
-      style={{ aspectRatio: across >= down ? `${ratio}` : `${1 / ratio}` }}
+      style={{ aspectRatio: `${ratio}`, width: `min(100%, ${TALLEST * ratio}px)` }}
       role="img"
       aria-label={label}
     >
