@@ -2,7 +2,7 @@
 
 import { percent } from "../format";
 import type { Network, Part } from "./document";
-import { type Cost, t } from "./state";
+import { type Cost, hasText, t } from "./state";
 
 /** (C, H, W) → 56 × 56 × 256, as in the papers' figures. */
 export function shapeText(shape: readonly number[], isTight = false): string {
