@@ -17,9 +17,12 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 PROGRAMS := chromium nginx-light openssl
-# Bytecode is made afterwards, by all cores: pip makes it with one, which takes as long as the rest of the installation.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-compile
-COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib >/dev/null || true
+# The one that comes with Python 3.11 takes a quarter longer; without a newer one it does.
+NEWER_PIP := $(PIP) --upgrade pip || true
+# Python keeps the bytecode of what it imports, whatever the environment says: pip's own takes as long as all the rest of
+# the installation, most of it of what nobody imports, and without any each process would compile torch.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo check test slow lint hooks programs bench web clean
@@ -35,15 +38,20 @@ $(BIN)/python:
 
 $(VENV)/.stamp-demo: pyproject.toml | $(BIN)/python
 	@echo "Installing Vertebra and torch into $(VENV) (once; a few minutes where torch is not cached yet) ..."
+	@$(NEWER_PIP)
 	$(PIP) --editable '.[torch]' scikit-learn
-	@$(COMPILE)
 	@touch $@
 
 $(VENV)/.stamp-test: pyproject.toml | $(BIN)/python
 	@echo "Installing Vertebra with its test tools into $(VENV) (once; a few minutes where torch is not cached yet) ..."
+	@$(NEWER_PIP)
 	$(PIP) --editable '.[test]'
-	@$(COMPILE)
 	@touch $(VENV)/.stamp-demo $@
+
+# Imports what the tests import, which leaves its bytecode to their processes; with `make -j 2` beside mypy.
+$(VENV)/.stamp-bytecode: $(VENV)/.stamp-test
+	@$(BIN)/pytest --collect-only -q >/dev/null 2>&1 || true
+	@touch $@
 
 demo: $(VENV)/.stamp-demo
 	@rm -rf build/demo && mkdir -p build/demo
@@ -77,7 +85,7 @@ programs:
 check: lint
 	$(BIN)/python tests/affected.py
 
-test: lint programs
+test: lint programs $(VENV)/.stamp-bytecode
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal --cov
 
 slow: $(VENV)/.stamp-test programs
