@@ -111,10 +111,10 @@ def pytest_configure(config):
 
     Its first counts for nobody, as well where the second pauses. What is imported before is not counted.
     """
-    counter = config.pluginmanager.getplugin("_cov")
+    counter = getattr(config.pluginmanager.getplugin("_cov"), "cov_controller", None)  # None with --no-cov
     is_worker = "PYTEST_XDIST_WORKER" in os.environ
     if counter is not None and (is_worker or config.getoption("numprocesses", None)):
-        counter.cov_controller.cov.stop()
+        counter.cov.stop()
         for name in UNCOUNTED if is_worker else ():
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)
