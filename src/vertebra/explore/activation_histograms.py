@@ -33,12 +33,13 @@ def activation_histograms(observation: Observation, _options: object) -> dict[st
         if not (before.isfinite().all() and after.isfinite().all()):
             continue
         low, width, zero = _bins(before, after)
-        norm = rows[row.inputs[0]] if row.inputs and row.inputs[0] >= 0 else None
-        normalised = norm is not None and norm.kind is Kind.NORM and bool(values.operands[norm.index])
+        source = rows[row.inputs[0]] if row.inputs and row.inputs[0] >= 0 else None
+        norm = source if source is not None and source.kind is Kind.NORM and values.operands[source.index] else None
         found.setdefault(parts[row.index], []).append(
             {
                 "row": row.index,
                 "name": row.name,
+                "source": "input" if source is None else source.name,
                 "function": row.op,
                 "low": rounded(low),
                 "width": rounded(width),
@@ -54,7 +55,7 @@ def activation_histograms(observation: Observation, _options: object) -> dict[st
                 "lowest": rounded(float(after.min())),
                 "moments": [_moments(before), _moments(after)],
                 "norm": [_moments(values.operands[norm.index][0].detach()), _moments(before)]
-                if norm is not None and normalised
+                if norm is not None
                 else None,
             }
         )

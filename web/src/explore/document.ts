@@ -84,6 +84,8 @@ export interface View {
   predictions: Prediction[];
   /** Index of the class that all contributions are to. */
   target: number;
+  /** By channel and position of the last map; null where the network has none. */
+  evidence: Evidence | null;
   parts: Record<string, Seen>;
 }
 
@@ -125,6 +127,11 @@ export interface Seen {
   maps?: Maps;
   vector?: Vector;
   formula?: Formula;
+  gates?: Gate[];
+  additions?: Addition[];
+  branches?: Concatenation[];
+  dense?: DenseBlock;
+  activations?: Activation[];
   field?: Field;
   effective?: EffectiveField;
   /** Those that were asked for, then the one that contributes most. */
@@ -249,4 +256,134 @@ export interface Formula {
   groups: number;
   kernel: number[];
   macs: number;
+}
+
+/** A squeeze-excitation gate; `row` is the product's. */
+export interface Gate {
+  row: number;
+  name: string;
+  function: string;
+  /** By channel. */
+  values: number[];
+  mean: number;
+  low: number;
+  high: number;
+}
+
+/** Pictures of the mean absolute value over channels, with one scale: value = byte / 255 × high. */
+export interface Pictures {
+  names: string[];
+  height: number;
+  width: number;
+  high: number;
+  /** base64 of deflated bytes, one picture after the other. */
+  data: string;
+}
+
+export type Operand = "skip" | "branch";
+
+/** The sum of a shortcut and a residual branch. */
+export interface Addition {
+  row: number;
+  name: string;
+  /** Whether nothing lies on the shortcut. */
+  identity: boolean;
+  /** Whether it is clear which operand is the shortcut: the one with fewer layers. */
+  known: boolean;
+  layers: Record<Operand, number>;
+  sources: Record<Operand, string>;
+  norms: Record<Operand | "sum", number>;
+  contributions: Record<Operand | "sum", number | null>;
+  cosine: number;
+  pictures: Pictures | null;
+}
+
+export interface Concatenation {
+  row: number;
+  name: string;
+  channels: number;
+  contribution: number | null;
+  branches: Branch[];
+  /** Named by the index of the branch; null for many branches. */
+  pictures: Pictures | null;
+}
+
+export interface Branch {
+  name: string;
+  steps: { op: string; detail: string }[];
+  start: number;
+  channels: number;
+  norm: number;
+  contribution: number | null;
+}
+
+export interface DenseBlock {
+  block: string;
+  /** The sources after the first, which is the block's input. */
+  sources: string[];
+  readers: DenseReader[];
+}
+
+/** A layer of a dense block, or what reads the whole block; lists are by source. */
+export interface DenseReader {
+  name: string;
+  row: number;
+  channels: number[];
+  /** Mean absolute weight. */
+  weights: number[];
+  contributions: number[] | null;
+}
+
+export interface Activation {
+  row: number;
+  name: string;
+  /** Name of the operation that it reads. */
+  source: string;
+  function: string;
+  /** Lower edge of the first of the bins, their width, and how many of them are below 0. */
+  low: number;
+  width: number;
+  zero: number;
+  before: number[];
+  after: number[];
+  values: number;
+  /** Shares of values: below 0 before, 0 after, above `cap` before. */
+  negative: number;
+  zeros: number;
+  capped: number | null;
+  cap: number | null;
+  /** Whether negative values become 0. */
+  cut: boolean;
+  lowest: number;
+  /** Mean and standard deviation before and after the activation, and before and after the norm that it follows. */
+  moments: number[][];
+  norm: number[][] | null;
+}
+
+export interface Evidence {
+  /** "linear": w × mean of the map, which adds up with the bias to the logit; "gradient": gradient × value. */
+  formula: "linear" | "gradient";
+  /** The layer of the last map. */
+  part: string;
+  row: number;
+  name: string;
+  channels: number;
+  map: number[];
+  height: number;
+  width: number;
+  classes: ClassEvidence[];
+}
+
+export interface ClassEvidence {
+  index: number;
+  logit: number;
+  bias: number | null;
+  sum: number;
+  /** [channel, contribution], the strongest first. */
+  for: [number, number][];
+  against: [number, number][];
+  positive: number;
+  negative: number;
+  /** Contribution of each position, by line. */
+  cells: number[][];
 }

@@ -2,7 +2,13 @@
 
 import type { FunctionComponent } from "preact";
 import type { OverviewProps, PanelProps } from "../state";
+import { ActivationPanel } from "./activations";
+import { AdditionPanel } from "./additions";
+import { BranchPanel } from "./branches";
+import { DensePanel } from "./dense";
+import { EvidenceOverview, EvidencePanel } from "./evidence";
 import { FieldPanel } from "./field";
+import { GatePanel } from "./gates";
 import { MapsPanel } from "./maps";
 import { PhotoPanel } from "./photo";
 import { SummaryPanel } from "./summary";
@@ -10,7 +16,19 @@ import { VectorPanel } from "./vector";
 import { WorkedValuePanel } from "./worked_value";
 
 /** Of the selected part. */
-export const PANELS: FunctionComponent<PanelProps>[] = [SummaryPanel, MapsPanel, FieldPanel, VectorPanel, WorkedValuePanel];
+export const PANELS: FunctionComponent<PanelProps>[] = [
+  SummaryPanel,
+  MapsPanel,
+  FieldPanel,
+  VectorPanel,
+  EvidencePanel,
+  GatePanel,
+  AdditionPanel,
+  BranchPanel,
+  DensePanel,
+  WorkedValuePanel,
+  ActivationPanel,
+];
 
 /** Of the whole view, above the figure: the photo's way into the network, and the evidence for the answer. */
-export const OVERVIEW: FunctionComponent<OverviewProps>[] = [PhotoPanel];
+export const OVERVIEW: FunctionComponent<OverviewProps>[] = [PhotoPanel, EvidenceOverview];

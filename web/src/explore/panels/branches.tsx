@@ -1,0 +1,77 @@
+/** A concatenation: what each branch gives to it. */
+
+import type { Branch, Concatenation } from "../document";
+import { signed, significant } from "../numbers";
+import { Panel } from "../panel";
+import { t, useChosen, type PanelProps } from "../state";
+import { Picture } from "./picture";
+import { Bar, Entries, entries, largest } from "./special";
+import { SignedBar } from "./vector";
+
+export function BranchPanel({ view, network, part }: PanelProps) {
+  useChosen((state) => state.language);
+  const found = entries(view, network, part, "branches");
+  if (!found.length) return null;
+  return (
+    <Panel title={t("branches.title")} name="branches">
+      <p>{t("branches.what")}</p>
+      <Entries
+        found={found}
+        said={({ branches, channels }) => t("branches.short", { branches: branches.length, channels })}
+      >
+        {(joined) => <Branches key={joined.row} joined={joined} />}
+      </Entries>
+    </Panel>
+  );
+}
+
+const NAMES: Record<string, string> = { conv2d: "conv", max_pool2d: "max pool", avg_pool2d: "average pool" };
+
+/** 1×1 conv → 3×3 conv */
+const steps = (branch: Branch): string =>
+  branch.steps.map(({ op, detail }) => `${detail} ${NAMES[op] ?? op}`.trim()).join(" → ");
+
+function Branches({ joined }: { joined: Concatenation }) {
+  const { branches, pictures } = joined;
+  const highest = largest(branches.map((branch) => branch.norm));
+  const most = largest(branches.map((branch) => branch.contribution));
+  return (
+    <>
+      <ul class="terms">
+        {branches.map((branch, index) => {
+          const name = branch.name || t("branches.input");
+          return (
+            <li key={index} class="term">
+              <h4>{name}</h4>
+              {pictures && (
+                <Picture pictures={pictures} name={String(index)} label={t("additions.picture", { name })} />
+              )}
+              <p class="soft small">{steps(branch) || t("branches.as_it_is")}</p>
+              <p class="measure">
+                <span>{t("branches.channels", { first: branch.start, last: branch.start + branch.channels - 1 })}</span>{" "}
+                <b class="number">{branch.channels}</b>
+                <Bar share={branch.channels / joined.channels} />
+              </p>
+              <p class="measure">
+                <span>{t("special.norm")}</span> <b class="number">{significant(branch.norm)}</b>
+                <Bar share={highest ? branch.norm / highest : 0} />
+              </p>
+              {branch.contribution !== null && (
+                <p class="measure">
+                  <span>{t("special.contribution")}</span> <b class="number">{signed(branch.contribution)}</b>
+                  <SignedBar value={branch.contribution} most={most} />
+                </p>
+              )}
+            </li>
+          );
+        })}
+      </ul>
+      {joined.contribution !== null && <p>{t("branches.total", { sum: signed(joined.contribution) })}</p>}
+      {pictures && (
+        <p class="soft small">
+          {t("special.pictures", { width: pictures.width, height: pictures.height, high: significant(pictures.high) })}
+        </p>
+      )}
+    </>
+  );
+}

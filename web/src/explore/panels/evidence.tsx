@@ -1,0 +1,119 @@
+/** Evidence for the best classes: the heat-map over the photo, and the channels that speak for and against. */
+
+import { useState } from "preact/hooks";
+import { percent } from "../../format";
+import type { ClassEvidence, View } from "../document";
+import { signed, significant } from "../numbers";
+import { Panel } from "../panel";
+import { t, useChosen, type OverviewProps, type PanelProps } from "../state";
+import { HeatMap } from "./picture";
+import { largest } from "./special";
+import { className, SignedBar } from "./vector";
+
+/** Shown with the part of the last map, and with all behind it. */
+export function EvidencePanel({ view, part }: PanelProps) {
+  useChosen((state) => state.language);
+  const { evidence } = view;
+  if (!evidence || part.level === "operation" || Math.max(...part.rows) < evidence.row) return null;
+  return (
+    <Panel title={t("evidence.title")} name="evidence">
+      <p>{t(`evidence.what_${evidence.formula}`, { name: evidence.name })}</p>
+      <Evidence view={view} />
+    </Panel>
+  );
+}
+
+/** The heat-map of the best classes, without their channels. */
+export function EvidenceOverview({ view }: OverviewProps) {
+  useChosen((state) => state.language);
+  return <Evidence view={view} brief />;
+}
+
+/** The heat-map of one of the best classes, and its strongest channels; with `brief` the heat-map alone. */
+export function Evidence({ view, brief = false }: { view: View; brief?: boolean }) {
+  const { evidence, photo, predictions } = view;
+  const [chosen, setChosen] = useState(0);
+  const found = evidence?.classes[chosen];
+  if (!evidence || !found) return null;
+  const nameOf = (index: number): string =>
+    className(predictions.find((prediction) => prediction.index === index)?.name ?? String(index));
+  const name = nameOf(found.index);
+  return (
+    <div class="stack">
+      <div class="row" role="group" aria-label={t("evidence.classes")}>
+        {evidence.classes.map((shown, index) => (
+          <button
+            key={shown.index}
+            type="button"
+            class="button small"
+            aria-pressed={index === chosen}
+            onClick={() => setChosen(index)}
+          >
+            {nameOf(shown.index)}{" "}
+            {!brief && (
+              <span class="soft number">
+                {percent(predictions.find((prediction) => prediction.index === shown.index)?.probability ?? 0)}
+              </span>
+            )}
+          </button>
+        ))}
+      </div>
+      <div class={brief ? "evidence brief" : "evidence"}>
+        <figure class="heat">
+          <div class="heat-photo">
+            <img src={photo.input} alt={t("evidence.photo")} />
+            <HeatMap cells={found.cells} label={t("evidence.heat", { name })} />
+          </div>
+          <figcaption class="small">
+            <span class="legend">
+              <span class="number">{significant(-largest(found.cells.flat()))}</span>
+              <span class="ramp both" aria-hidden="true" />
+              <span class="number">{signed(largest(found.cells.flat()))}</span>
+            </span>{" "}
+            <span class="soft">{t("evidence.cells", { width: evidence.width, height: evidence.height })}</span>
+          </figcaption>
+        </figure>
+        {!brief && <Channels found={found} count={evidence.channels} />}
+      </div>
+      {!brief && <p>{sum(found, name)}</p>}
+    </div>
+  );
+}
+
+/** How the contributions add up. */
+function sum(found: ClassEvidence, name: string): string {
+  const values = {
+    name,
+    positive: significant(found.positive),
+    negative: significant(-found.negative),
+    sum: significant(found.sum),
+    logit: significant(found.logit, 4),
+  };
+  return found.bias === null
+    ? t("evidence.sum_gradient", values)
+    : t("evidence.sum_linear", { ...values, bias: significant(found.bias) });
+}
+
+function Channels({ found, count }: { found: ClassEvidence; count: number }) {
+  const most = largest([...found.for, ...found.against].map(([, value]) => value));
+  return (
+    <div class="stack evidence-channels">
+      {(["for", "against"] as const).map((side) => (
+        <div key={side}>
+          <h4>{t(`evidence.${side}`)}</h4>
+          {found[side].length === 0 && <p class="soft small">{t("evidence.none")}</p>}
+          <ol class="channels">
+            {found[side].map(([channel, value]) => (
+              <li key={channel}>
+                <span class="number">{t("evidence.channel", { channel })}</span>
+                <SignedBar value={value} most={most} />
+                <span class="number">{signed(value)}</span>
+              </li>
+            ))}
+          </ol>
+        </div>
+      ))}
+      <p class="soft small">{t("evidence.of", { count })}</p>
+    </div>
+  );
+}
