@@ -2,15 +2,15 @@
 
 import { Fragment } from "preact";
 import { PANELS } from "./panels";
-import { hasText, partOf, select, t, useChosen, type PanelProps } from "./state";
-import { kindText } from "./words";
+import { partOf, select, t, useChosen, type PanelProps } from "./state";
+import { kindText, roleText } from "./words";
 
 export function Inspector(props: PanelProps) {
   const { part, network, view } = props;
   useChosen((state) => state.language);
   const above = [];
   for (let parent = part.parent; parent; parent = partOf(view.network, parent)?.parent ?? null) above.unshift(parent);
-  const role = part.role && hasText(`role.${part.role}`) ? t(`role.${part.role}`) : "";
+  const role = roleText(part);
   return (
     <>
       <header class="inspector-head">
