@@ -320,3 +320,38 @@ def test_flattened_layers_see_all(taken):
     assert [row.sees_all for row in anatomy.rows if row.op == "linear"] == [True] * 3
     tokens = rows(lambda x, w: F.linear(x.flatten(2).transpose(1, 2), w), (2, 8, 4, 4), (8, 8))
     assert not tokens[-1].sees_all, "a layer on each position by itself"
+
+
+# --- what a row reads -------------------------------------------------------------------------------------------------
+
+
+def test_a_view_is_read_as_such_and_what_it_is_a_view_of_is_not():
+    def split(x):
+        y = torch.exp(x)  # row 0
+        left = y[:, :4]  # 1
+        right = y[:, 4:]  # 2
+        return torch.cat([right.sin(), left.cos(), y.tanh()[:, :1]], 1)
+
+    found = rows(split, X)
+    assert [(row.op, row.inputs) for row in found[:6]] == [
+        ("exp", (-1,)),
+        ("slice", (0,)),
+        ("slice", (0,)),
+        ("sin", (2,)),
+        ("cos", (1,)),
+        ("tanh", (0,)),
+    ]
+
+
+def test_views_of_the_input_do_not_read_each_other():
+    found = rows(lambda x: x[:, :1] + x[:, 1:2], X)
+    assert [row.inputs for row in found] == [(-1,), (-1,), (0, 1)]
+
+
+def test_what_is_written_into_a_view_is_read_from_there():
+    def write(x):
+        y = torch.exp(x)  # row 0
+        y[:, :4].mul_(2)  # rows 1 and 2
+        return y + 1
+
+    assert [row.inputs for row in rows(write, X)] == [(-1,), (0,), (1,), (2,)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -94,7 +94,7 @@ def build_rows(graph: Graph) -> list[Row]:
     live = _live_bytes(ops, last_use, graph)
     names = StageNames(graph, [op.module for op, c in kept if c.kind is not Kind.VIEW])
     fields = ReceptiveFields(graph)
-    writer = {ref.storage: -1 for ref in graph.inputs}
+    writers = _Writers(graph)
     used: set[int] = set()
     rows: list[Row] = []
     for index, (op, c) in enumerate(kept):
@@ -132,16 +132,41 @@ def build_rows(graph: Graph) -> list[Row]:
                 receptive_field=field.size if field else None,
                 sees_all=field is not None and field.sees_all,
                 in_place=op.in_place,
-                inputs=tuple(dict.fromkeys(writer[ref.storage] for ref in activations if ref.storage in writer)),
+                inputs=writers.of(activations),
                 input_shapes=tuple(ref.shape for ref in activations),
                 weight_shape=weights[0].shape if weights and c.macs else (),
                 stride=c.window.stride if c.window else (),
                 groups=c.groups,
             )
         )
-        writer |= {ref.storage: index for ref in op.outputs}
+        writers.add(op, index)
     used_paths = {graph.storages[storage].path for storage in used}
     return rows + list(_unused_rows(graph, used_paths, len(rows)))
+
+
+class _Writers:
+    """Which row each tensor is from: a view is from the row that made it, what it is a view of is not."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._rows = {ref.storage: -1 for ref in graph.inputs}  # storage -> the last row that wrote into it
+        self._views: dict[tuple[int, tuple[int, ...], tuple[int, ...]], int] = {}
+
+    def add(self, op: Node, index: int) -> None:
+        """Take in the outputs of an operation."""
+        for ref in op.outputs:
+            if op.is_view and ref.storage in self._rows:
+                self._views[ref.storage, ref.shape, ref.layout] = index
+            else:
+                self._rows[ref.storage] = index
+
+    def of(self, refs: Iterable[Tensor]) -> tuple[int, ...]:
+        """The rows of these tensors; those of no row, such as constants, are left out."""
+        known = [ref for ref in refs if ref.storage in self._rows]
+        # A later row may have written into the memory of a view.
+        found = (
+            max(self._rows[ref.storage], self._views.get((ref.storage, ref.shape, ref.layout), -1)) for ref in known
+        )
+        return tuple(dict.fromkeys(found))
 
 
 def nodes_with_costs(graph: Graph) -> list[tuple[Node, Cost]]:
