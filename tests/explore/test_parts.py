@@ -214,7 +214,6 @@ def assert_drawable(group: list[Part], order: dict[str, int]) -> None:
     ranks = {part.id: part.rank for part in group}
     assert min(ranks.values()) == 0
     for part in group:
-        assert part.reads
         assert len(part.reads) == len(set(part.reads)) == len(part.read_shapes) == len(part.read_lanes)
         for read, lane in zip(part.reads, part.read_lanes, strict=True):
             assert read == INPUT or order[read] < order[part.id]
@@ -230,6 +229,7 @@ def test_every_operation_is_in_one_leaf_and_the_sums_are_those_of_inspect(model:
     assert anatomy.unknown == ()
     for part in parts.values():
         assert part.label
+        assert part.reads
         assert part.level == "stage" or f"role.{part.role}" in texts()["en"]
         assert {each["key"] for each in part.label} <= texts()["ja"].keys()
 
@@ -266,6 +266,40 @@ def test_another_kind_of_network() -> None:
     assert (first.parameters, second.parameters) == (20, 0)
     assert first.macs == second.macs == 4 * 4 * 64
     assert (first.name, second.name) == ("shared", "shared")
+
+
+class Standardised(nn.Conv2d):
+    """A convolution whose weight is computed first, from parameters alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(x, (self.weight - self.weight.mean()).exp())
+
+
+def test_a_sequence_of_layers() -> None:
+    anatomy, parts = parts_of(nn.Sequential(Standardised(3, 4, 3), nn.Flatten(), nn.Linear(144, 5)), 8)
+    assert_sound(anatomy, parts)
+    # The flattening, which is a stage of its own in `inspect`, costs nothing and goes with the linear layer.
+    assert [part.name for part in parts.values() if part.parent is None] == ["0", "2"]
+    assert [parts[child].type for child in parts["layer/2"].children] == ["view", "linear"]
+    # What is computed from parameters alone reads nothing.
+    assert [parts[child].type for child in parts["stage/0"].children] == ["mean", "sub", "exp", "3×3 conv"]
+    assert parts["layer/0"].reads == []
+    assert parts["stage/0"].type == "3×3 conv"
+
+
+def test_networks_of_next_to_nothing() -> None:
+    anatomy, parts = parts_of(nn.Flatten(), 8)
+    assert_sound(anatomy, parts)
+    assert parts_of(nn.Identity(), 8)[1] == {}
+
+
+def test_what_depends_on_values_is_refused() -> None:
+    class Fickle(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(UsageError, match="depends on|values"):
+        parts_of(Fickle(), 8)
 
 
 def test_ids_do_not_depend_on_weights_or_input_size() -> None:

@@ -73,9 +73,11 @@ def build_parts(rows: Sequence[Row], modules: Mapping[str, Module]) -> Parts:
     rows: of an `Anatomy`; modules: of its graph.
     """
     running = [row for row in rows if row.kind is not Kind.UNUSED]
+    if not running:
+        return {}
     tree = _Tree(running, modules)
-    for stage, each in groupby(running, lambda row: row.stage):
-        tree.add_stage(stage, list(each))
+    for stage, each in _stages(running):
+        tree.add_stage(stage, each)
     _connect(tree.parts, running)
     return tree.parts
 
@@ -116,6 +118,18 @@ def leaves(parts: Parts) -> dict[int, str]:
     return {part.row: part.id for part in parts.values() if not part.children}
 
 
+def _stages(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    """The rows by stage as they run; one of views alone, which costs nothing, goes with the stage after it."""
+    found: list[tuple[str, list[Row]]] = []
+    views: list[Row] = []
+    for stage, each in groupby(rows, lambda row: row.stage):
+        within = [*views, *each]
+        views = within if all(row.kind is Kind.VIEW for row in within) and within[-1] is not rows[-1] else []
+        if not views:
+            found.append((stage, within))
+    return found
+
+
 class _Tree:
     """Parts as they are added."""
 
@@ -133,7 +147,7 @@ class _Tree:
             self._add_block(stage, "" if block == name else block, list(each))
         children = [self.parts[child] for child in stage.children]
         blocks = [child for child in children if child.level == "block"]
-        weighted = [child for child in children if child.parameters and child.macs]
+        weighted = [child for child in children if child.macs]
         module = self._modules.get(name)
         if module is not None and module.children and not module.is_list and not blocks:
             stage.label = [named(module.type)]
@@ -218,8 +232,7 @@ def _connect(parts: Parts, rows: Sequence[Row]) -> None:
             for source in rows[row].inputs:
                 if source >= 0 and paths[source][depth : depth + 1] == [part.id]:
                     continue
-                # The input's shape is that of what reads it.
-                shape = rows[source].output_shape[1:] if source >= 0 else rows[row].input_shapes[0][1:]
+                shape = (rows[source].output_shape if source >= 0 else _input_shape(rows[row]))[1:]
                 read = INPUT if source < 0 else _beside(paths[source], paths[row])
                 if read not in part.reads:
                     part.reads.append(read)
@@ -231,6 +244,12 @@ def _connect(parts: Parts, rows: Sequence[Row]) -> None:
             part = parts[identity]
             part.lane, part.rank = layout.lanes[identity], layout.ranks[identity]
             part.read_lanes = [layout.arrows[read, identity] for read in part.reads]
+
+
+def _input_shape(row: Row) -> tuple[int, ...]:
+    """The shape in which an operation reads the network's input."""
+    place = row.inputs.index(-1) if len(row.inputs) == len(row.input_shapes) else 0
+    return row.input_shapes[place]
 
 
 def _above(parts: Parts, part: Part) -> Iterator[Part]:

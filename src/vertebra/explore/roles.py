@@ -45,7 +45,7 @@ def label(row: Row) -> list[Label]:
     """What an operation is called, and its stride."""
     values: dict[str, str | int] = {}
     if row.kind in CONVOLUTIONS:
-        values["kernel"] = format_sides(row.weight_shape[2:])
+        values["kernel"] = row.detail.partition(",")[0]
         key = "label.depthwise" if row.kind is Kind.DEPTHWISE else "label.conv"
         if row.kind is Kind.GROUPED:
             key, values["groups"] = "label.grouped", row.groups
