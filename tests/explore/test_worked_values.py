@@ -38,6 +38,10 @@ def numbers(text, kind="<f4"):
 
 ACTIVATIONS = {
     "relu": lambda v, step: max(v, 0.0),
+    "add": lambda v, step: v + step["other"],
+    "multiply": lambda v, step: v * step["other"],
+    "concat": lambda v, step: v,
+    "max_pool": lambda v, step: v,
     "clip": lambda v, step: min(
         max(v, -math.inf if step["low"] is None else step["low"]), math.inf if step["high"] is None else step["high"]
     ),
@@ -65,6 +69,11 @@ def work_out(value):
     return found
 
 
+def of_layers(observation, asked=()):
+    """Without those of stages."""
+    return {part: values for part, values in worked(observation, asked).items() if part.startswith("layer/")}
+
+
 def check(observation, asked=()):
     """All values are the network's own; how many there are of each kind of layer, and of each step."""
     rows, kinds = observation.structure.anatomy.rows, Counter()
@@ -73,8 +82,11 @@ def check(observation, asked=()):
             found, own = work_out(value), [step["value"] for step in value["steps"]]
             assert found == pytest.approx(own, rel=1e-4, abs=1e-4), (part, value["layer"])
             output = observation.values.outputs[value["steps"][-1]["row"]].detach()
-            cell = value["cell"]
+            cell = value.get("output", value["cell"])
             assert own[-1] == float(output[0, *cell] if output.ndim == 4 else output[0, cell[0]])
+            if "output" in value:
+                kinds["stages"] += 1
+                continue
             kinds[str(rows[value["steps"][0]["row"]].kind)] += 1
             kinds.update(step["op"] for step in value["steps"])
     return kinds
@@ -91,7 +103,12 @@ def check(observation, asked=()):
         ("mobilenet_v2", 32, {"depthwise conv": 17, "1×1 conv": 34, "dense conv": 1, "clip": 35, "batch_norm": 52}),
         ("efficientnet_b0", 32, {"depthwise conv": 16, "1×1 conv": 64, "sigmoid": 16, "silu": 49, "batch_norm": 49}),
         ("efficientnet_lite0", 32, {"depthwise conv": 16, "1×1 conv": 32, "clip": 33, "batch_norm": 49, "matmul": 1}),
-        ("efficientnet_v2_s", 33, {"dense conv": 11, "depthwise conv": 30, "silu": 102, "sigmoid": 30}),
+        pytest.param(
+            "efficientnet_v2_s",
+            33,
+            {"dense conv": 11, "depthwise conv": 30, "silu": 102, "sigmoid": 30},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_every_kind_of_layer_in_every_family(name, side, expected):
@@ -111,11 +128,12 @@ def test_a_linear_layer_of_as_many_inputs_as_vgg(tiny_network):
     network = nn.Sequential(nn.Conv2d(3, 512, 1), nn.ReLU(), nn.Flatten(), nn.Linear(25_088, 5))
     observation = observe(network, 7)
     check(observation)
-    value = next(value for (value,) in worked(observation).values() if value["kind"] == "linear")
+    value = next(value for (value,) in of_layers(observation).values() if value["kind"] == "linear")
     assert value["flattened"] == [512, 7, 7] and 1 in observation.structure.parts[value["reads"]].rows
     assert len(numbers(value["weights"])) == 4_608
     assert value["left_out"]["terms"] == value["left_out"]["channels"] == 25_088 - 4_608
-    check(observe(tiny_network("vgg", batch_norm=True), 32))
+    assert check(observe(tiny_network("vgg", batch_norm=True), 32))["stages"] == 5
+    assert check(observe(tiny_network("efficientnet", kind="v2"), 40))["dense conv"] > 2  # fused
 
 
 class Kinds(nn.Module):
@@ -156,7 +174,7 @@ def test_kinds_of_layers_that_the_families_do_not_have(kinds):
     found = check(observation, [*asked, "flat,3"])
     assert found["clip"] == 2 and found["matmul"] == 3 and found["hardswish"] == 2
     assert found["tanh"] == found["leaky_relu"] - 2 == 1 and found["hardsigmoid"] == 2
-    values = {value["layer"]: value for part in worked(observation, asked).values() for value in part[:1]}
+    values = {value["layer"]: value for part in of_layers(observation, asked).values() for value in part[:1]}
     assert values["same"]["corner"] == [18, 18] and values["same"]["size"] == [20, 20]  # one pixel right and below
     assert values["same"]["reads"] == "input"
     assert numbers(values["same"]["operands"]).reshape(3, 3, 3)[:, 2].tolist() == [[0.0] * 3] * 3
@@ -170,7 +188,7 @@ def test_kinds_of_layers_that_the_families_do_not_have(kinds):
 
 def test_a_wrong_operand_is_noticed(kinds):
     observation = observe(kinds, 20)
-    value = next(iter(worked(observation).values()))[0]
+    value = next(iter(of_layers(observation).values()))[0]
     weights = numbers(value["weights"]).astype("<f4")
     weights[0] += 1
     value["weights"] = base64.b64encode(weights.tobytes()).decode()
@@ -193,7 +211,7 @@ def test_the_value_that_contributes_most_is_taken():
 
 def test_the_default_is_of_the_layers_last_operation(tiny_network):
     observation = observe(tiny_network("mobilenetv2"), 32)
-    value = next(iter(worked(observation).values()))[0]
+    value = next(iter(of_layers(observation).values()))[0]
     assert [step["op"] for step in value["steps"]] == ["sum", "batch_norm", "clip"]
     contributions = observation.contributions[value["steps"][-1]["row"]][0]
     channel, *position = value["cell"]
@@ -201,11 +219,35 @@ def test_the_default_is_of_the_layers_last_operation(tiny_network):
     assert contributions[channel].max() == contributions[channel, *position] and not value["asked"]
 
 
+@pytest.mark.parametrize(
+    ("family", "steps"),
+    [
+        ("resnet", ["sum", "batch_norm", "add", "relu"]),
+        ("googlenet", ["sum", "batch_norm", "relu", "concat"]),
+        ("vgg", ["sum", "relu", "max_pool"]),
+        ("densenet", ["sum", "concat"]),
+        ("efficientnet", ["sum", "batch_norm", "silu"]),
+    ],
+)
+def test_of_a_stage_the_value_is_followed_to_the_layer_that_made_it(family, steps, tiny_network):
+    observation = observe(tiny_network(family), 64)
+    parts, found = observation.structure.parts, worked(observation)
+    of_stages = {part: value for part, (value, *_) in found.items() if part.startswith("stage/") and "output" in value}
+    assert steps in [[step["op"] for step in value["steps"]] for value in of_stages.values()]
+    for part, value in of_stages.items():
+        assert work_out(value) == pytest.approx([step["value"] for step in value["steps"]], rel=1e-4, abs=1e-4)
+        output = observation.output(parts[part])
+        assert value["steps"][-1]["value"] == float(output[0, *value["output"]])
+        contributions = observation.contributions[parts[part].row][0]
+        assert contributions.sum((1, 2)).argmax() == value["output"][0]
+        assert value["made_in"] in found and parts[value["made_in"]].level == "layer"
+
+
 def test_what_is_left_out_is_counted_and_summed(monkeypatch, tiny_network):
     observation = observe(tiny_network("resnet"), 32)
-    whole = worked(observation)
+    whole = of_layers(observation)
     monkeypatch.setattr(worked_values, "CAPS", (40, 20))
-    cut = worked(observation)
+    cut = of_layers(observation)
     assert not any(value["left_out"] for values in whole.values() for value in values)
     assert any(value["left_out"] for values in cut.values() for value in values)
     for part, (value,) in cut.items():
@@ -220,7 +262,7 @@ def test_what_is_left_out_is_counted_and_summed(monkeypatch, tiny_network):
             assert np.array_equal(before[kept].ravel(), operands)
         assert work_out(value) == pytest.approx(work_out(whole[part][0]), rel=1e-9, abs=1e-9)
     monkeypatch.setattr(worked_values, "BYTES", 1)  # nothing fits, so the least
-    smallest = worked(observation)
+    smallest = of_layers(observation)
     assert all(len(numbers(v["operands"])) <= max(20, math.prod(v["kernel"])) for (v,) in smallest.values())
 
 
@@ -230,11 +272,11 @@ def test_weights_that_are_not_finite():
     with torch.no_grad():
         network[0].weight[0, 0, 0, 0] = torch.nan
         network[0].weight[1, 0, 0, 0] = torch.inf
-    values = worked(observe(network))
+    values = of_layers(observe(network))
     assert len(values) == 2
     observation = observe(network)
     for text, expected in (("0,0,1,1", "NaN"), ("0,1,1,1", ("Infinity", "-Infinity"))):
-        (step, *_) = next(iter(worked(observation, [text]).values()))[0]["steps"]
+        (step, *_) = next(iter(of_layers(observation, [text]).values()))[0]["steps"]
         assert step["value"] in expected
 
 
@@ -257,7 +299,7 @@ class Uneven(nn.Module):
 def test_layers_of_which_no_value_is_worked_out():
     torch.manual_seed(0)
     observation = observe(Uneven())
-    found = {value.get("refused", value.get("layer")) for values in worked(observation).values() for value in values}
+    found = {value.get("refused", value.get("layer")) for values in of_layers(observation).values() for value in values}
     assert found == {"worked.refused.transposed", "worked.refused.dimensions", "head", "worked.refused.dtype"}
     with pytest.raises(UsageError, match="no value of 'spread', a conv_transpose2d, is worked out"):
         asked_cells(observation.structure, ["spread,0,0,0"])
@@ -266,7 +308,7 @@ def test_layers_of_which_no_value_is_worked_out():
 def test_networks_without_layers_with_weights():
     network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     observation = observe(network)
-    assert worked(observation) == {}
+    assert of_layers(observation) == {}
     with pytest.raises(UsageError, match="network has no convolution and no linear layer"):
         asked_cells(observation.structure, ["0,1,1,1"])
 
@@ -314,6 +356,6 @@ def test_values_that_are_asked_for(uneven_structure, tiny_network):
 
 
 def test_a_value_that_only_the_other_network_has_is_passed_over(kinds):
-    values = worked(observe(kinds, 20), ["layer1.0.conv1,0,0,0", "head,4", "head,4"])
+    values = of_layers(observe(kinds, 20), ["layer1.0.conv1,0,0,0", "head,4", "head,4"])
     (asked, strongest) = next(values for values in values.values() if values[0]["layer"] == "head")
     assert asked["cell"] == [4] and asked["asked"] and not strongest["asked"]

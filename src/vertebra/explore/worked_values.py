@@ -6,7 +6,7 @@ The operands are the network's own, in float32; the page multiplies and adds the
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from .observation import Observation, Structure
 from .parts import INPUT
 from .weighted_layers import Cell, asked_cells, refusal, weighted_rows
 from .worked_steps import at_cell, real, rows_of_chain, step_of
+from .worked_trail import trail_to_layer
 
 # Terms of one value that the page holds at most; fewer where all values together take more than BYTES.
 CAPS = (4608, 2304, 1728, 1152, 864, 576, 432, 288, 144)
@@ -42,7 +43,8 @@ def strongest_cell(values: Tensor, contributions: Tensor | None) -> Cell:
 def worked(observation: Observation, asked: Sequence[str] = ()) -> dict[str, list[dict[str, Any]]]:
     """By the layer's part: its values that are asked for (LAYER,C,Y,X), then the one that contributes most.
 
-    Of layers whose values cannot be worked out, the reason.
+    Of layers whose values cannot be worked out, the reason. Of a stage, the value of its output that contributes most,
+    from the layer that it is made in.
     """
     structure = observation.structure
     cells = _asked(structure, asked)
@@ -57,11 +59,30 @@ def worked(observation: Observation, asked: Sequence[str] = ()) -> dict[str, lis
         for cell in (*cells.get(row, ()), strongest):
             head = {"layer": structure.anatomy.rows[row].name, "asked": cell is not strongest}
             values.append((head | _chain(observation, chain, cell), _terms(observation, row, cell)))
+    for part, value, terms in _of_stages(observation):
+        found[part] = [(value, terms)]
     cap = _cap([terms.operands.shape for values in found.values() for _, terms in values if terms is not None])
     return {
         part: [value if terms is None else value | terms.encode(cap) for value, terms in values]
         for part, values in found.items()
     }
+
+
+def _of_stages(observation: Observation) -> Iterator[tuple[str, dict[str, Any], _Terms]]:
+    structure, layers = observation.structure, weighted_rows(observation.structure)
+    for part in structure.parts.values():
+        if part.level != "stage" or observation.values.outputs[part.row].ndim != 4:
+            continue
+        values, contributions = observation.output(part)[0], observation.contributions[part.row]
+        cell = strongest_cell(values, None if contributions is None else contributions[0])
+        trail = trail_to_layer(observation, part.row, cell)
+        if trail is None or refusal(structure, trail[0]) is not None:
+            continue
+        row, source, steps = trail
+        head = {"layer": structure.anatomy.rows[row].name, "asked": False, "made_in": layers[row], "output": list(cell)}
+        value = _chain(observation, [row], source)
+        value["steps"] += steps
+        yield part.id, head | value, _terms(observation, row, source)
 
 
 def _asked(structure: Structure, asked: Sequence[str]) -> dict[int, list[Cell]]:

@@ -152,9 +152,12 @@ export interface WorkedValue {
   /** Path of the convolution or linear layer. */
   layer: string;
   asked: boolean;
-  /** Channel, then row and column where there are. */
+  /** Of the layer: channel, then row and column where there are. */
   cell: number[];
-  /** The sum, then batch norm and activation. */
+  /** Of a value of a stage's output: the id of the layer that it is made in, and its own channel, row and column. */
+  made_in?: string;
+  output?: number[];
+  /** The sum, then batch norm and activation, and what else is on the way to a stage's output. */
   steps: WorkedStep[];
   kind: "convolution" | "linear";
   /** Id of the layer whose output it reads, or "input". */
@@ -194,6 +197,10 @@ export interface WorkedStep {
   /** Of "clip", each null where there is no limit. */
   low?: Real | null;
   high?: Real | null;
+  /** Of "add" and "multiply". */
+  other?: Real;
+  /** Of "concat": its channel. */
+  channel?: number;
   /** Of "leaky_relu". */
   slope?: Real;
 }

@@ -48,6 +48,13 @@ export function apply(step: WorkedStep, value: number): number {
       const { scale, shift } = folded(step);
       return value * scale + shift;
     }
+    case "add":
+      return value + Number(step.other);
+    case "multiply":
+      return value * Number(step.other);
+    case "concat":
+    case "max_pool":
+      return value;
     case "relu":
       return value > 0 || Number.isNaN(value) ? value : 0;
     case "clip":

@@ -53,12 +53,21 @@ function Worked({ view, network, value }: PanelProps & { value: WorkedValue }) {
   return (
     <>
       <p>
-        {t(value.asked ? "worked.asked" : value.cell.length > 1 ? "worked.strongest" : "worked.strongest_output", {
-          place: placeText(value),
+        {t(whichText(value), {
+          place: value.output ? cellText(value.output) : placeText(value),
           layer: value.layer,
           class: view.predictions.find(({ index }) => index === view.target)?.name ?? view.target,
         })}
       </p>
+      {value.made_in && (
+        <p>
+          {t("worked.made_in")}{" "}
+          <button type="button" class="link" onClick={() => select(value.made_in!)}>
+            {value.layer}
+          </button>
+          {t("worked.made_at", { place: cellText(value.cell) })}
+        </p>
+      )}
       <Source view={view} value={value} />
       {value.kernel[0]! * value.kernel[1]! > 1 ? (
         <Patches value={value} channels={result.channels} />
@@ -77,10 +86,17 @@ function Worked({ view, network, value }: PanelProps & { value: WorkedValue }) {
   );
 }
 
+function whichText({ asked, cell, output }: WorkedValue): string {
+  if (asked) return "worked.asked";
+  return output ? "worked.strongest_of_stage" : cell.length > 1 ? "worked.strongest" : "worked.strongest_output";
+}
+
+const cellText = ([channel, y, x]: number[]): string => t("worked.cell", { channel: channel!, y: y!, x: x! });
+
 function placeText({ kind, cell }: WorkedValue): string {
-  const [channel, y, x] = cell;
+  const [channel, y] = cell;
   if (kind === "linear") return t(y === undefined ? "worked.output" : "worked.output_row", { channel: channel!, y: y! });
-  return t("worked.cell", { channel: channel!, y: y!, x: x! });
+  return cellText(cell);
 }
 
 /** Where the operands are from. */
@@ -218,6 +234,14 @@ const limits = (step: WorkedStep): Record<string, string> => ({
 function formula(step: WorkedStep, before: number): string {
   const v = before < 0 ? `(${brief(before)})` : brief(before);
   switch (step.op) {
+    case "add":
+      return `${brief(before)} ${plus(step.other!)}`;
+    case "multiply":
+      return `${brief(before)} × ${brief(step.other!)}`;
+    case "concat":
+      return t("worked.concat_as", { channel: step.channel! });
+    case "max_pool":
+      return t("worked.largest");
     case "relu":
       return `max(0, ${brief(before)})`;
     case "clip": {
