@@ -19,6 +19,25 @@ export function FieldPanel(props: PanelProps) {
   return field && props.part.shape.length === 3 ? <FieldOf {...props} field={field} /> : null;
 }
 
+/** The network's input with what is pointed at: the receptive field of a cell, or a pixel. Beside the maps. */
+export function FieldPhoto({ part, view }: Omit<PanelProps, "network">) {
+  const { pointed } = useExploreState();
+  const field = view.parts[part.id]?.field;
+  const { size } = view.photo;
+  if (!field) return null;
+  const isPixel = pointed?.part === PHOTO && pointed.y < size && pointed.x < size;
+  const isCell = pointed?.part === part.id && pointed.y < part.shape[1]! && pointed.x < part.shape[2]!;
+  return (
+    <div class="field-beside">
+      <Input view={view} label={t("field.point")} cursor={isPixel ? pointed : null}>
+        {isPixel && <Pixel {...pointed} />}
+        {isCell && <FieldBox box={boxOf(field, pointed.y, pointed.x)} size={size} />}
+      </Input>
+      <p class="small soft">{t("field.beside", { height: whole(field.size[0]!), width: whole(field.size[1]!) })}</p>
+    </div>
+  );
+}
+
 function FieldOf({ part, view, network, field }: PanelProps & { field: Field }) {
   const { pointed } = useExploreState();
   const [rows, columns] = part.shape.slice(1) as [number, number];
@@ -52,7 +71,9 @@ function FieldOf({ part, view, network, field }: PanelProps & { field: Field }) 
             <Cells {...{ rows, columns }} box={cellsSeeing(view, part, pointed.y, pointed.x)} />
           ) : (
             <CutPhoto photo={view.photo}>
-              <FieldBox {...onPhoto(view, box)} size={null} />
+              <g transform={toPhoto(view)}>
+                <FieldBox box={box} size={size} />
+              </g>
             </CutPhoto>
           )}
           <figcaption class="small soft">
@@ -72,11 +93,11 @@ function stageOf(view: View, part: Part): Part | null {
   return found ?? null;
 }
 
-/** A box of the network's input in pixels of the photo. */
-function onPhoto({ photo }: View, { top, left, bottom, right }: Box): { box: Box } {
+/** From pixels of the network's input to those of the photo. */
+function toPhoto({ photo }: View): string {
   const [x, y] = photo.crop as [number, number];
   const [across, down] = [(photo.crop[2]! - x) / photo.size, (photo.crop[3]! - y) / photo.size];
-  return { box: { top: y + top * down, left: x + left * across, bottom: y + bottom * down, right: x + right * across } };
+  return `translate(${x} ${y}) scale(${across} ${down})`;
 }
 
 function Covered({ cell, box, size, isCell }: { cell: Cell; box: Box; size: number; isCell: boolean }) {
@@ -177,8 +198,8 @@ function Pixel({ y, x }: Cell) {
 }
 
 /** A receptive field; where it reaches beyond the border of `size` pixels, the border has a dashed line. */
-function FieldBox({ box, size, name = "" }: { box: Box; size: number | null; name?: string }) {
-  const { top, left, bottom, right } = size === null ? box : clipped(box, size, size);
+function FieldBox({ box, size, name = "" }: { box: Box; size: number; name?: string }) {
+  const { top, left, bottom, right } = clipped(box, size, size);
   const sides: [boolean, string][] = [
     [box.top < top, `M${left} ${top}H${right}`],
     [box.bottom > bottom, `M${left} ${bottom}H${right}`],

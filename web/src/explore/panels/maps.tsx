@@ -1,5 +1,6 @@
 /** The feature maps of a part: the strongest channels, one of them enlarged. */
 
+import type { ComponentChildren } from "preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { percent } from "../../format";
 import { paint, paintScale, scaleOf, type Scale, type Theme } from "../colours";
@@ -10,6 +11,7 @@ import { ends, errorText, fixed, significant, signed } from "../numbers";
 import { Panel } from "../panel";
 import { get, page, partOf, select, set, t, useExploreState, type Cell, type PanelProps } from "../state";
 import { unpack } from "../unpack";
+import { FieldPhoto } from "./field";
 import { className, SignedBar } from "./vector";
 
 /** CSS pixels that a map of the grid, and the enlarged one, may take; more only where one value is one pixel. */
@@ -127,7 +129,9 @@ function MapsOf({ part, view, maps }: PanelProps & { maps: Maps }) {
             place={current}
             scale={scales(current)}
             onBack={back}
-          />
+          >
+            <FieldPhoto view={view} part={part} />
+          </Large>
           <div
             class="maps-grid"
             role="listbox"
@@ -313,10 +317,12 @@ interface LargeProps extends Omit<CanvasProps, "room"> {
   frame: { current: HTMLDivElement | null };
   target: string;
   onBack: () => void;
+  /** Below the channel. */
+  children: ComponentChildren;
 }
 
 /** The enlarged channel, the scale of its colours, and its figures. */
-function Large({ part, cell, frame, target, onBack, ...shown }: LargeProps) {
+function Large({ part, cell, frame, target, onBack, children, ...shown }: LargeProps) {
   const { maps, bytes, place, scale, theme, marked } = shown;
   const [outer, available] = useWidth<HTMLDivElement>();
   const error = errorOf(maps, place);
@@ -366,6 +372,7 @@ function Large({ part, cell, frame, target, onBack, ...shown }: LargeProps) {
             ? t("maps.seeing", { count: (marked.bottom - marked.top) * (marked.right - marked.left) })
             : t("maps.point")}
       </output>
+      {children}
       <dl class="map-figures">
         {contribution !== undefined && (
           <div>
