@@ -11,7 +11,7 @@ from torch import nn
 
 from vertebra.errors import UsageError
 from vertebra.introspect import batch_statistics, record_gates
-from vertebra.lab import user_networks
+from vertebra.introspect import image_shapes
 from vertebra.lab.experiment import Measured, Setup, Verdict
 from vertebra.lab.experiments import claim21_gates as experiment
 from vertebra.lab.fit import val_inputs
@@ -122,7 +122,7 @@ def test_shuffled_labels_have_less_spread_than_classes_that_differ():
 
 
 def test_a_users_network_is_asked_for_its_gates(monkeypatch):
-    monkeypatch.setattr(user_networks, "SIZES", (32,))
+    monkeypatch.setattr(image_shapes, "SIZES", (32,))
     networks = {"gated": seeded(TINY, 0), "constant": seeded(partial(constant_gates, arm=TINY), 0)}
     measured = experiment.measure_networks(Setup(), networks)
     assert measured.value("constant: spread over channels") > 0.1

@@ -67,7 +67,7 @@ class Observation:
 def build_structure(subject: Subject) -> Structure:
     """Analyse a network at the size of its input."""
     side = subject.preprocessing.crop_size
-    anatomy = inspect(subject.network, side)
+    anatomy = inspect(subject.network, (subject.channels, side, side))
     graph = tracer.trace_network(anatomy.subject.network, anatomy.subject.args, anatomy.subject.kwargs)
     return Structure(subject, anatomy, graph, build_parts(anatomy.rows, graph.modules))
 
