@@ -67,7 +67,7 @@ ROOMS = {
     "graph": BASE | {"models"},
     "anatomy": BASE | {"models", "graph"},
     "introspect": BASE | {"models", "graph"},
-    "explore": BASE | {"introspect", "anatomy", "models", "graph", "report"},
+    "explore": BASE | {"introspect", "anatomy", "models", "graph", "report", "runtime"},
     "lab": BASE | {"introspect", "anatomy", "train", "models", "graph", "data", "report", "__init__"},
     "data": BASE | {"runtime", "report"},
     "export": BASE | {"models", "graph", "__init__"},  # the last for its version

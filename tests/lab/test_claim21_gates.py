@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from vertebra.errors import UsageError
-from vertebra.introspect import batch_statistics, record_gates
-from vertebra.introspect import image_shapes
+from vertebra.introspect import batch_statistics, image_shapes, record_gates
 from vertebra.lab.experiment import Measured, Setup, Verdict
 from vertebra.lab.experiments import claim21_gates as experiment
 from vertebra.lab.fit import val_inputs

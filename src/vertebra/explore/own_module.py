@@ -93,7 +93,7 @@ def to_classifier(name: str, module: Any) -> Classifier:
     if kind == [""]:
         handle.remove()
     else:
-        notes.append(Note(f"output.{kind[0]}"))
+        notes.append(Note(f"note.output.{kind[0]}"))
     return Classifier(network, shape, outputs, tuple(notes))
 
 
@@ -147,9 +147,9 @@ def known_of_module(network: nn.Module, side: int) -> Known:
         try:
             return Known(Preprocessing.from_timm(config), classes or _names(config.get("label_names")), untrained)
         except VertebraError as error:
-            note = Note("assumed.unreadable", {"side": side, "reason": shortened(first_line(error), 160)})
+            note = Note("note.assumed.unreadable", {"side": side, "reason": shortened(first_line(error), 160)})
             return Known(Preprocessing(side), classes, untrained, assumed=note)
-    return Known(Preprocessing(side), classes, untrained, assumed=Note("assumed.preprocessing", {"side": side}))
+    return Known(Preprocessing(side), classes, untrained, assumed=Note("note.assumed.preprocessing", {"side": side}))
 
 
 def _names(classes: Any) -> tuple[str, ...]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +14,7 @@ import numpy as np
 from PIL import Image, features
 
 from vertebra.decoding import Source, decode, source_name
+from vertebra.errors import ImageError, UsageError, suggest_path
 from vertebra.pixels import Pixels, resize_and_crop
 from vertebra.preprocessing import Preprocessing, center_crop_box, resized_size, strip_crop_box
 
@@ -74,6 +77,21 @@ class Photo:
                 "mean": float(values.mean()),
                 "std": float(values.std()),
             }
+
+
+def check_photo(source: Source) -> None:
+    """Raise an `ImageError` if a photo cannot be read, before anything slow is done."""
+    if isinstance(source, str | os.PathLike):
+        text = os.fsdecode(source)
+        if not text.strip():
+            raise UsageError("the PHOTO is empty, as an unset variable would be. Give the path of a photo.")
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
+            raise UsageError(f"{text} is a web address. Download the photo, then give its path.")
+        try:
+            decode(source)
+        except ImageError as error:
+            hint = "" if os.path.lexists(text) else suggest_path(text)
+            raise ImageError(f"{error}. {hint}" if hint else str(error)) from error
 
 
 def read_photo(source: Source, preprocessing: Preprocessing) -> Photo:

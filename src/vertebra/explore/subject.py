@@ -40,15 +40,15 @@ class Subject:
 
 def load_subject(
     model: nn.Module | str | os.PathLike[str],
-    weights: Any = "DEFAULT",
     preprocessing: Preprocessing | None = None,
+    weights: Any = "DEFAULT",
 ) -> Subject:
     """The network of a MODEL, or of a module, which is copied.
 
     Args:
         model: as `vertebra explore --model` takes it, or a module.
-        weights: for a network's name: "DEFAULT", "none" (random, of seed 0), a member's name, or a file.
         preprocessing: another than that of the weights.
+        weights: for a network's name: "DEFAULT", "none" (random, of seed 0), a member's name, or a file.
 
     Raises:
         UsageError: there is no such model, it has no values, or it cannot run on images.
@@ -77,9 +77,9 @@ def load_subject(
 def _reject_weights(given: str, weights: Any) -> None:
     if weights != "DEFAULT":
         raise UsageError(
-            f"{given} already has weights, so weights={os.fspath(weights)!r} cannot be used. Leave weights out; "
+            f"{given} already has weights, so weights={str(weights)!r} cannot be used. Leave weights out; "
             "compare='untrained' shows it beside random ones.",
-            f"{given} already has weights, so --weights {os.fspath(weights)} cannot be used. Leave it out; "
+            f"{given} already has weights, so --weights {weights} cannot be used. Leave it out; "
             "--compare untrained shows it beside random ones.",
         )
 
@@ -106,7 +106,7 @@ def _named(found: ModelArgument, weights: Any, preprocessing: Preprocessing | No
     if origin is not None and origin.card is not None:
         return _of_card(found.name, network, origin.card, preprocessing, str(path))
     classes = tuple(default.meta["categories"]) if network.num_classes == len(default.meta["categories"]) else ()
-    assumed = () if preprocessing else (Note("assumed.published", {"weights": str(default)}),)
+    assumed = () if preprocessing else (Note("note.assumed.published", {"weights": str(default)}),)
     return _subject(
         found.name, network, preprocessing or default.preprocessing, classes, str(path), False, notes=assumed
     )
@@ -140,9 +140,7 @@ def _subject(
     """One of our networks."""
     channels = network.in_channels
     notes = (*notes, *input_notes(channels))
-    return Subject(
-        name, network.eval(), preprocessing, classes, weights, is_untrained, temperature, channels, notes
-    )
+    return Subject(name, network.eval(), preprocessing, classes, weights, is_untrained, temperature, channels, notes)
 
 
 def _of_module(name: str, module: nn.Module, preprocessing: Preprocessing | None, weights: str) -> Subject:
@@ -154,7 +152,7 @@ def _of_module(name: str, module: nn.Module, preprocessing: Preprocessing | None
         notes.append(known.assumed)
     classes = known.classes if len(known.classes) == classifier.outputs else ()
     if not classes:
-        notes.append(Note("assumed.classes", {"classes": classifier.outputs}))
+        notes.append(Note("note.assumed.classes", {"classes": classifier.outputs}))
     return Subject(
         name,
         classifier.network,
@@ -172,7 +170,7 @@ def input_notes(channels: int) -> tuple[Note, ...]:
     """How a photo becomes the input of a network that takes no RGB."""
     if channels == 3:
         return ()
-    return (Note("input.grey"),) if channels == 1 else (Note("input.repeated", {"channels": channels}),)
+    return (Note("note.input.grey"),) if channels == 1 else (Note("note.input.repeated", {"channels": channels}),)
 
 
 def untrained_twin(subject: Subject) -> Subject:

@@ -36,7 +36,7 @@ def _tried_channels(network: nn.Module) -> tuple[int, ...]:
 
 
 def stated_channels(network: nn.Module) -> int | None:
-    """The channels of images that it states, else those of its first convolution; None where it has no module of one."""
+    """The channels of images that it states, else those of its first convolution; None where it has none."""
     first = (module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d))
     return (_stated(network) or (None,))[0] or next(first, None)
 

@@ -8,6 +8,8 @@ export interface Document {
   views: View[];
   /** What was left out, or has to be known: the key of a text, and its values. */
   notes: Note[];
+  /** How far maps are off by their 256 steps at most: in values, and as a share of a channel's range. */
+  quantisation: { error: number; share: number };
 }
 
 export type Language = "en" | "ja";
@@ -34,6 +36,7 @@ export interface Network {
   parts: Part[];
   /** Modules with parameters that do not run, such as heads for training only. */
   unused: { name: string; type: string; parameters: number }[];
+  patches?: Patches;
 }
 
 export type Level = "stage" | "block" | "layer" | "operation";
@@ -245,6 +248,19 @@ export interface Maps {
   contributions: number[] | null;
   /** base64 of deflated bytes, channel by channel: value = low + byte / 255 × (high − low). */
   data: string;
+  /** Largest difference from the network's values, and as a share of its channel's range. */
+  error: number;
+  error_share: number;
+}
+
+/** Of a folder of photos, what excites the channels of a network most. */
+export interface Patches {
+  /** Data URLs. */
+  pictures: string[];
+  /** Names. */
+  photos: string[];
+  /** By part and channel, the strongest first: [index of the picture, value, index of the photo]. */
+  parts: Record<string, Record<string, [number, number, number][]>>;
 }
 
 /** An output of one value a channel. */

@@ -3,11 +3,16 @@
 import { useEffect, useState } from "preact/hooks";
 import type { Document, Language, Network, Part, View } from "./document";
 
-function json<T>(id: string): T {
-  return JSON.parse(document.getElementById(id)!.textContent!) as T;
+function json<T>(id: string, revive?: (key: string, value: unknown) => unknown): T {
+  return JSON.parse(document.getElementById(id)!.textContent!, revive) as T;
 }
 
-export const page = json<Document>("document");
+// What the document has twice is stored once, and {"$": index} stands for it.
+const shared = json<unknown[]>("shared");
+const revive = (_: string, value: unknown) =>
+  value !== null && typeof value === "object" && "$" in value ? shared[(value as { $: number }).$] : value;
+
+export const page = json<Document>("document", shared.length ? revive : undefined);
 export const texts = json<Record<Language, Record<string, string>>>("texts");
 
 export type Cost = "parameters" | "macs" | "bytes" | "ms";

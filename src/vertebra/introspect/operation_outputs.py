@@ -1,0 +1,64 @@
+"""The outputs of chosen operations on a batch, without gradients: what remains of each is for the caller to keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vertebra.errors import VertebraError
+from vertebra.graph.ir import Graph
+from vertebra.graph.rows import nodes_with_costs
+
+from .preserve import preserved
+
+
+def visit_outputs(
+    network: nn.Module, graph: Graph, images: Tensor, rows: Collection[int], visit: Callable[[int, Tensor], None]
+) -> None:
+    """Run a network on images (N, C, H, W), and call `visit` with each of these rows' indices and its output.
+
+    The output may be overwritten afterwards by an in-place operation. The network is in eval mode meanwhile.
+
+    Raises:
+        VertebraError: other operations run than on the meta device, where the graph was recorded.
+    """
+    index_of = {id(node): index for index, (node, _) in enumerate(nodes_with_costs(graph))}
+    wanted = {at: index_of[id(node)] for at, node in enumerate(graph.nodes) if index_of.get(id(node)) in rows}
+    watch = _Watch(wanted, visit)
+    with preserved(network), torch.inference_mode(False), torch.no_grad():
+        network.eval()
+        images = images.contiguous().clone()  # the network may write into it
+        with watch:
+            network(images)
+    if watch.count != len(graph.nodes):
+        raise VertebraError(
+            f"the network runs {watch.count} operations on {len(images)} images and {len(graph.nodes)} on the meta "
+            "device, so they cannot be matched. Does its forward() depend on values, on the batch or on the device?"
+        )
+
+
+class _Watch(TorchDispatchMode):
+    """Counts operations, and shows the outputs of some."""
+
+    def __init__(self, wanted: dict[int, int], visit: Callable[[int, Tensor], None]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+        self._wanted, self._visit = wanted, visit
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # as in `graph.trace`
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        row = self._wanted.get(self.count)
+        self.count += 1
+        if row is not None:
+            self._visit(row, made[0] if isinstance(made, tuple | list) else made)
+        return made
