@@ -22,6 +22,7 @@ NETWORKS = (
     "resnext50_32x4d",
     "densenet121",
     "mobilenet_v2",
+    "efficientnet_lite0",
     "efficientnet_b0",
     "efficientnet_v2_s",
 )
@@ -183,6 +184,14 @@ def test_what_moves_nothing_is_no_layer() -> None:
     assert [parts[child].name for child in parts["layer/classifier.0"].children[:2]] == ["avgpool", "view"]
     _, parts = named("resnet18")
     assert parts["layer/avgpool"].shape == (512,)
+
+
+def test_a_padding_goes_with_its_convolution() -> None:
+    _, parts = named("efficientnet_lite0")
+    assert [role for _, role, _, _ in figure(parts, "block/features.2.0")] == ["expand", "depthwise", "project"]
+    depthwise = parts["layer/features.2.0.block.1.0"]
+    assert (depthwise.type, depthwise.shape) == ("3×3 depthwise conv, stride 2", (96, 56, 56))
+    assert [parts[child].type for child in depthwise.children[:2]] == ["pad", "3×3 depthwise conv, stride 2"]
 
 
 def assert_sound(anatomy: Anatomy, parts: Parts) -> None:

@@ -10,6 +10,7 @@ from vertebra.graph.rows import Row
 from vertebra.introspect.joins import find_gates
 
 WEIGHTED = CONVOLUTIONS | {Kind.MATMUL}
+_PADDING = "pad"
 Readers = Mapping[int, Sequence[int]]  # row → rows that read it
 
 
@@ -66,7 +67,7 @@ def group_layers(
 
     A norm and an activation belong to the convolution, linear layer or addition before them; in a block that begins
     with a norm (DenseNet, pre-activation) to the convolution after them. Views and poolings that move nothing belong
-    to a neighbour.
+    to a neighbour, and so does a padding before a convolution or pooling.
     """
     within = {row.index for row in rows}
     in_gate = {
@@ -112,6 +113,8 @@ def moves_nothing(row: Row) -> bool:
 def _belongs(row: Row, layer: Layer, norms_first: bool) -> bool:
     if all(map(moves_nothing, layer.rows)):
         return True
+    if all(each.op == _PADDING or moves_nothing(each) for each in layer.rows):
+        return row.kind in CONVOLUTIONS or row.kind is Kind.POOL
     if moves_nothing(row):
         return True
     is_only_norm = all(each.kind in (Kind.NORM, Kind.ELEMENTWISE, Kind.VIEW) for each in layer.rows)
@@ -127,7 +130,7 @@ def _belongs(row: Row, layer: Layer, norms_first: bool) -> bool:
 
 
 def _is_weaker(main: Row, row: Row) -> bool:
-    return moves_nothing(main) or (row.kind in WEIGHTED and main.kind not in WEIGHTED)
+    return moves_nothing(main) or main.op == _PADDING or (row.kind in WEIGHTED and main.kind not in WEIGHTED)
 
 
 def _begins_with_norm(rows: Collection[Row]) -> bool:
