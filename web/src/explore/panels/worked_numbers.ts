@@ -9,7 +9,11 @@ export const brief = (value: number | string, digits = 5): string => trimmed(sig
 export const exact = (value: number): string => brief(value, 8);
 
 /** For a small cell of a table. */
-export const tiny = (value: number): string => brief(value, 3);
+export function tiny(value: number): string {
+  const size = Math.abs(value);
+  if (size !== 0 && size < 1e-3) return value.toExponential(0).replaceAll("-", "−");
+  return brief(value, size < 0.01 ? 2 : 3);
+}
 
 export const inverse = (value: number | string): number => -Number(value);
 
