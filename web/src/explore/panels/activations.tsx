@@ -59,7 +59,7 @@ function Histograms({ activation }: { activation: Activation }) {
           <figure key={key} class="plot">
             <figcaption>
               {t(`activations.${key}`)}{" "}
-              <span class="soft small number">
+              <span class="soft small">
                 {t("activations.moments", { mean: significant(moments[which]![0]!), std: significant(moments[which]![1]!) })}
                 {key === "after" && after[zero]! > top && t("activations.spike", { share: percent(after[zero]! / activation.values) })}
               </span>
