@@ -124,6 +124,8 @@ const reachesBeyond = ({ box, resized }: Photo): boolean =>
 
 /** A longer picture than this is drawn with its shorter side stretched. */
 const LONGEST = 10;
+/** Up to this longer side the photo's pixels are drawn as squares. */
+const TINY = 64;
 /** Height of the pictures in CSS pixels, at most. */
 const TALLEST = 190;
 
@@ -138,7 +140,15 @@ export function CutPhoto({ photo, children }: { photo: Photo; children?: Compone
         height={height}
         box={crop}
         label={t("photo.photo_alt", { name: photo.name })}
-        picture={<image href={photo.picture} width={width} height={height} preserveAspectRatio="none" />}
+        picture={
+          <image
+            class={Math.max(width, height) <= TINY ? "pixels" : ""}
+            href={photo.picture}
+            width={width}
+            height={height}
+            preserveAspectRatio="none"
+          />
+        }
       >
         {children}
       </Framed>
