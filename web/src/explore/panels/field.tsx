@@ -8,7 +8,7 @@ import { boxOf, cellsSeeing, clipped, type Box } from "../fields";
 import { Panel } from "../panel";
 import { get, partOf, set, t, useExploreState, type Cell, type PanelProps } from "../state";
 import { unpack } from "../unpack";
-import { CutPhoto } from "./photo";
+import { CutPhoto, isStretched } from "./photo";
 import "./field.css";
 
 /** What a pixel of the network's input is called in the state. */
@@ -78,6 +78,7 @@ function FieldOf({ part, view, network, field }: PanelProps & { field: Field }) 
           )}
           <figcaption class="small soft">
             <p>{isPixel ? t("field.cells_of", { height: rows, width: columns, name: part.name }) : t("field.on_photo")}</p>
+            {!isPixel && isStretched(view.photo.width, view.photo.height) && <p>{t("photo.stretched")}</p>}
           </figcaption>
         </figure>
         {stage && <Effective {...{ view, network, stage }} />}

@@ -24,6 +24,7 @@ export function PhotoPanel({ view }: OverviewProps) {
           picture={<CutPhoto photo={photo} />}
         >
           <p>{cut > 0.0005 ? t("photo.cut", { share: percent(cut) }) : t("photo.uncut")}</p>
+          {isStretched(photo.width, photo.height) && <p>{t("photo.stretched")}</p>}
           {photo.done.map((key) => (
             <p key={key}>{t(`photo.done.${key}`)}</p>
           ))}
@@ -38,6 +39,7 @@ export function PhotoPanel({ view }: OverviewProps) {
               ? t("photo.shorter", { size: Math.min(width, height), method: t(`photo.method.${photo.interpolation}`) })
               : t("photo.not_resized")}
           </p>
+          {isStretched(width, height) && <p>{t("photo.stretched")}</p>}
           {photo.strip[2]! - photo.strip[0]! + photo.strip[3]! - photo.strip[1]! < photo.width + photo.height && (
             <p>{t("photo.strip", { width: whole(photo.strip[2]! - photo.strip[0]!), height: whole(photo.strip[3]! - photo.strip[1]!) })}</p>
           )}
@@ -129,31 +131,30 @@ const TINY = 64;
 /** Height of the pictures in CSS pixels, at most. */
 const TALLEST = 190;
 
+export const isStretched = (width: number, height: number): boolean =>
+  Math.max(width, height) > LONGEST * Math.min(width, height);
+
 /** The whole photo, shaded where the network does not see it; black where it sees beyond the edges. */
 export function CutPhoto({ photo, children }: { photo: Photo; children?: ComponentChildren }) {
   const { width, height, crop } = photo;
-  const ratio = Math.max(width, height) / Math.min(width, height);
   return (
-    <>
-      <Framed
-        width={width}
-        height={height}
-        box={crop}
-        label={t("photo.photo_alt", { name: photo.name })}
-        picture={
-          <image
-            class={Math.max(width, height) <= TINY ? "pixels" : ""}
-            href={photo.picture}
-            width={width}
-            height={height}
-            preserveAspectRatio="none"
-          />
-        }
-      >
-        {children}
-      </Framed>
-      {ratio > LONGEST && <p class="small soft">{t("photo.stretched")}</p>}
-    </>
+    <Framed
+      width={width}
+      height={height}
+      box={crop}
+      label={t("photo.photo_alt", { name: photo.name })}
+      picture={
+        <image
+          class={Math.max(width, height) <= TINY ? "pixels" : ""}
+          href={photo.picture}
+          width={width}
+          height={height}
+          preserveAspectRatio="none"
+        />
+      }
+    >
+      {children}
+    </Framed>
   );
 }
 
