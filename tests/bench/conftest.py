@@ -10,8 +10,8 @@ from vertebra.bench import NetworkFiles
 
 
 @pytest.fixture(scope="session")
-def files(tmp_path_factory):
-    """A real network for small pictures, exported and as weights."""
+def files(tmp_path_factory, tiny_names):
+    """A tiny ResNet-18 for small pictures, exported and as weights; to be read with tiny names."""
     import torch
 
     from vertebra import create_model
@@ -20,7 +20,8 @@ def files(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("resnet")
     torch.manual_seed(0)
-    network = create_model("resnet18")
+    with tiny_names():
+        network = create_model("resnet18")
     torch.save(network.state_dict(), folder / "w.pth")
     export(network, folder / "m.onnx", architecture="resnet18", preprocessing=Preprocessing(64, 72))
     return NetworkFiles("resnet18", str(folder / "m.onnx"), str(folder / "w.pth"))

@@ -85,6 +85,7 @@ def test_other_numbers_are_no_result(tiny_model, monkeypatch):
 
 
 # torch's compiler takes a minute; its result is checked wherever it is timed.
+@pytest.mark.usefixtures("tiny_registry")
 @pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "torch-compiled"])
 def test_all_compute_the_same(backend, files):
     if backend not in installed_backends():

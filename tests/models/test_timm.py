@@ -196,6 +196,7 @@ def test_only_what_the_maps_need_is_there(name: str) -> None:
         ours.num_classes  # noqa: B018
 
 
+@pytest.mark.no_cover  # tracing torch's compiler takes twice as long
 def test_a_network_of_feature_maps_is_a_module_like_any_other(tmp_path: Path) -> None:
     net = create_model("resnet18", features_only=True, out_indices=(1, -1), in_chans=2).eval()
     x = X[:, :2, :32, :32]
