@@ -197,6 +197,10 @@ def test_a_padding_goes_with_its_convolution() -> None:
 def assert_sound(anatomy: Anatomy, parts: Parts) -> None:
     running = [row for row in anatomy.rows if row.kind is not Kind.UNUSED]
     assert sorted(leaves(parts)) == [row.index for row in running]
+    for part in parts.values():
+        if part.level == "layer":  # only its last operation is read from outside
+            inner = set(part.rows) - {part.row}
+            assert not [row for row in running if row.index not in part.rows and inner & set(row.inputs)], part.id
     order = {identity: index for index, identity in enumerate(parts)}
     stages = [part for part in parts.values() if part.parent is None]
     for attribute in ("parameters", "macs", "bytes"):
@@ -275,6 +279,36 @@ def test_another_kind_of_network() -> None:
     assert (first.parameters, second.parameters) == (20, 0)
     assert first.macs == second.macs == 4 * 4 * 64
     assert (first.name, second.name) == ("shared", "shared")
+
+
+class Reread(nn.Module):
+    """What a norm and an activation read is read again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.last = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        z = self.norm(y)
+        return self.last(torch.relu(z) + z + y).mean((2, 3))
+
+
+def test_a_value_that_is_read_twice_ends_its_layer() -> None:
+    # Beside enough others for it to be one stage.
+    before = [nn.Conv2d(3, 3, 1), nn.Sigmoid(), nn.Conv2d(3, 3, 1), nn.Sigmoid()]
+    anatomy, parts = parts_of(nn.Sequential(*before, Reread()), 8)
+    assert_sound(anatomy, parts)
+    inner = [parts[child] for child in parts["stage/4"].children]
+    assert [part.type for part in inner] == [
+        "1×1 conv",
+        "batch normalisation",
+        "ReLU",
+        "addition",
+        "addition",
+        "1×1 conv",
+        "global average pooling",
+    ]
 
 
 class Standardised(nn.Conv2d):
