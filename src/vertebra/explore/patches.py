@@ -66,12 +66,13 @@ class Patches:
 
     parts: dict[str, dict[str, list[list[float]]]]
     pictures: list[str]
+    searched: int  # photos that were read
     photos: list[str]  # names, relative to the folder
     notes: list[Note]
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"pictures": self.pictures, "photos": self.photos, "parts": self.parts}
+        return {"searched": self.searched, "pictures": self.pictures, "photos": self.photos, "parts": self.parts}
 
 
 def photos_below(folder: str | os.PathLike[str]) -> list[Path]:
@@ -144,7 +145,7 @@ def find_patches(
         part: {int(channel): search.hits(row, at) for at, channel in enumerate(numbers)}
         for row, (part, numbers) in rows.items()
     }
-    return _cut(structure, hits, photos, folder, notes, room, progress)
+    return _cut(structure, hits, photos, folder, len(photos) - len(broken), notes, room, progress)
 
 
 class _Search:
@@ -183,6 +184,7 @@ def _cut(
     hits: Mapping[str, Mapping[int, Sequence[Hit]]],
     photos: Sequence[Path],
     folder: Path,
+    searched: int,
     notes: list[Note],
     room: int,
     progress: Progress,
@@ -229,7 +231,7 @@ def _cut(
     if left_out:
         shown = ", ".join(f"{structure.parts[part].name} ({count})" for part, count in left_out.items())
         notes.append(Note("note.patches.left_out", {"count": sum(left_out.values()), "parts": shown}))
-    return Patches(parts, store.pictures, names.names, notes)
+    return Patches(parts, store.pictures, searched, names.names, notes)
 
 
 def _box(

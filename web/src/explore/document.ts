@@ -255,6 +255,8 @@ export interface Maps {
 
 /** Of a folder of photos, what excites the channels of a network most. */
 export interface Patches {
+  /** Photos that were read. */
+  searched: number;
   /** Data URLs. */
   pictures: string[];
   /** Names. */

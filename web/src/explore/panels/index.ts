@@ -10,6 +10,7 @@ import { EvidenceOverview, EvidencePanel } from "./evidence";
 import { FieldPanel } from "./field";
 import { GatePanel } from "./gates";
 import { MapsPanel } from "./maps";
+import { PatchPanel } from "./patches";
 import { PhotoPanel } from "./photo";
 import { SummaryPanel } from "./summary";
 import { VectorPanel } from "./vector";
@@ -19,6 +20,7 @@ import { WorkedValuePanel } from "./worked_value";
 export const PANELS: FunctionComponent<PanelProps>[] = [
   SummaryPanel,
   MapsPanel,
+  PatchPanel,
   FieldPanel,
   VectorPanel,
   EvidencePanel,
