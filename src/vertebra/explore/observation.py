@@ -72,10 +72,10 @@ def build_structure(subject: Subject) -> Structure:
     return Structure(subject, anatomy, graph, build_parts(anatomy.rows, graph.modules))
 
 
-def time_parts(structure: Structure) -> None:
-    """Time the operations in torch on this machine, in half a second or three runs; nothing where that fails."""
+def time_parts(structure: Structure, seconds: float = 0.5) -> None:
+    """Time the operations in torch on this machine, for so long or three runs; no times where that fails."""
     with contextlib.suppress(UsageError):
-        add_times(structure.parts, operation_times(structure.anatomy.subject))
+        add_times(structure.parts, operation_times(structure.anatomy.subject, seconds))
 
 
 def observe(structure: Structure, photo: Photo) -> Observation:
