@@ -27,6 +27,8 @@ def shown(browser, tmp_path_factory):
             if isinstance(module, torch.nn.BatchNorm2d):
                 torch.nn.init.normal_(module.bias)
                 torch.nn.init.uniform_(module.running_var, 0.5, 2)
+            elif isinstance(module, torch.nn.Linear):
+                torch.nn.init.normal_(module.bias)
     subject = Subject("tiny", network, Preprocessing(64), tuple("abcde"), "", True)
     structure = build_structure(subject)
     file = io.BytesIO()
