@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -162,7 +163,7 @@ class _Terms:
             kept, rest = order[:count].sort().values, order[count:]
             left_out = {"channels": len(rest), "terms": len(rest) * size, "sum": real(float(sums[rest].sum()))}
         return self.details | {
-            "kept": None if left_out is None else _base64(kept, "<u4"),
+            "kept": None if left_out is None else _bits(kept, channels),
             "left_out": left_out,
             "operands": _base64(self.operands[kept]),
             "weights": _base64(self.weights[kept]),
@@ -273,5 +274,12 @@ def _pair(values: Sequence[int]) -> tuple[int, int]:
     return (values[0], values[-1])
 
 
-def _base64(values: Tensor, kind: str = "<f4") -> str:
-    return base64.b64encode(values.contiguous().cpu().numpy().astype(kind).tobytes()).decode("ascii")
+def _base64(values: Tensor) -> str:
+    return base64.b64encode(values.contiguous().cpu().numpy().astype("<f4").tobytes()).decode("ascii")
+
+
+def _bits(indices: Tensor, count: int) -> str:
+    """A bit for each of `count` numbers, of a byte the lowest first: whether it is among the indices."""
+    mask = np.zeros(count, dtype=bool)
+    mask[indices.numpy()] = True
+    return base64.b64encode(np.packbits(mask, bitorder="little").tobytes()).decode("ascii")

@@ -177,7 +177,7 @@ export interface WorkedValue {
   size?: number[];
   /** Of a linear layer that reads flattened maps: their (C, H, W). */
   flattened?: number[] | null;
-  /** Which of the channels are here, counted from `first`, as base64 of uint32; null: all. */
+  /** Which of the channels are here, counted from `first`, as base64 of a bit each, of a byte the lowest first; null: all. */
   kept: string | null;
   left_out: { channels: number; terms: number; sum: Real } | null;
   /** base64 of float32: for each channel its rows and columns. */

@@ -24,7 +24,7 @@ export interface Result {
 export function workOut(value: WorkedValue): Result {
   const operands = new Float32Array(bytes(value.operands));
   const weights = new Float32Array(bytes(value.weights));
-  const kept = value.kept === null ? null : new Uint32Array(bytes(value.kept));
+  const kept = value.kept === null ? null : indices(new Uint8Array(bytes(value.kept)));
   const size = value.kernel[0]! * value.kernel[1]!;
   const channels: ChannelSum[] = [];
   let products = value.left_out ? Number(value.left_out.sum) : 0;
@@ -87,6 +87,13 @@ export const agrees = (found: number, own: number): boolean =>
   Object.is(found, own) || Math.abs(found - own) <= 1e-4 * Math.max(1, Math.abs(own));
 
 const clip = (value: number, low: Real, high: Real): number => Math.min(Math.max(value, Number(low)), Number(high));
+
+/** Of the bits that are set. */
+function indices(mask: Uint8Array): number[] {
+  const found: number[] = [];
+  for (let index = 0; index < 8 * mask.length; index++) if ((mask[index >> 3]! >> (index & 7)) & 1) found.push(index);
+  return found;
+}
 
 function bytes(text: string): ArrayBuffer {
   const characters = atob(text);
