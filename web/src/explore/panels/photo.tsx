@@ -128,8 +128,6 @@ const reachesBeyond = ({ box, resized }: Photo): boolean =>
 const LONGEST = 10;
 /** Up to this longer side the photo's pixels are drawn as squares. */
 const TINY = 64;
-/** Height of the pictures in CSS pixels, at most. */
-const TALLEST = 190;
 
 export const isStretched = (width: number, height: number): boolean =>
   Math.max(width, height) > LONGEST * Math.min(width, height);
@@ -203,7 +201,7 @@ function Framed({ width, height, box, label, picture, children }: FramedProps) {
       class="photo-cut"
       viewBox={`${x} ${y} ${across} ${down}`}
       preserveAspectRatio="none"
-      style={{ aspectRatio: `${ratio}`, width: `min(100%, ${TALLEST * ratio}px)` }}
+      style={{ aspectRatio: `${ratio}`, width: `min(100%, calc(${ratio} * var(--tallest)))` }}
       role="img"
       aria-label={label}
     >
