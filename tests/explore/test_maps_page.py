@@ -91,6 +91,11 @@ READ_CELLS = """async () => {
 def test_values_and_contributions_of_all_cells(shown):
     shown.select(f"block/{BLOCK}")
     shown.page.wait_for_selector(".map-figures dd:has-text('%')")
+    assert shown.page.locator(".map-tile").count() == 12
+    shown.page.get_by_role("button", name="Show all 16").click()
+    assert shown.page.evaluate("document.activeElement.dataset.channel") == str(
+        shown.seen(f"block/{BLOCK}")["maps"]["channels"][12]
+    )
     read = shown.page.evaluate(READ_CELLS)
     values, contributions = shown.value_and_contribution(BLOCK)
     low, high = values[0].amin((1, 2)), values[0].amax((1, 2))

@@ -15,7 +15,7 @@ export function Inspector(props: PanelProps) {
     <>
       <header class="inspector-head">
         {above.length > 0 && (
-          <nav class="inspector-path small" aria-label={t("inspector.above")}>
+          <div class="inspector-path small" role="group" aria-label={t("inspector.above")}>
             {above.map((id) => (
               <Fragment key={id}>
                 <button type="button" class="link" onClick={() => select(id)}>
@@ -24,7 +24,7 @@ export function Inspector(props: PanelProps) {
                 <span aria-hidden="true">›</span>
               </Fragment>
             ))}
-          </nav>
+          </div>
         )}
         <h2 class="part-name">
           {part.name || part.type} {network.untrained && <span class="untrained">{t("untrained")}</span>}

@@ -1,13 +1,12 @@
 /** A panel of the selected part: a section with a heading. */
 
 import type { ComponentChildren } from "preact";
-import { useId } from "preact/hooks";
 
+/** It has no name beside its heading: with one it would be a landmark, and two views would have two of the same name. */
 export function Panel({ title, name, children }: { title: string; name: string; children: ComponentChildren }) {
-  const id = useId();
   return (
-    <section class={`part-panel ${name}-panel`} aria-labelledby={id}>
-      <h3 id={id}>{title}</h3>
+    <section class={`part-panel ${name}-panel`}>
+      <h3>{title}</h3>
       {children}
     </section>
   );

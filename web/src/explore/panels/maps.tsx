@@ -18,6 +18,10 @@ import { className, SignedBar } from "./vector";
 const SMALL = 112;
 const LARGE = 448;
 
+/** Maps of the grid before all are asked for, so that what follows is not far below. */
+const FIRST = 12;
+let isAllKept = false;
+
 export function MapsPanel(props: PanelProps) {
   const { part, view } = props;
   useExploreState();
@@ -68,6 +72,7 @@ function MapsOf({ part, view, maps }: PanelProps & { maps: Maps }) {
   const { channel, pointed, scale } = useExploreState();
   const [bytes, setBytes] = useState<Uint8Array | null>(null);
   const [damaged, setDamaged] = useState(false);
+  const [isAllAsked, setAllAsked] = useState(isAllKept);
   const [panel, isVisible] = useVisible<HTMLDivElement>();
   const theme = useTheme();
   const scales = useScales(maps, part.id);
@@ -85,6 +90,7 @@ function MapsOf({ part, view, maps }: PanelProps & { maps: Maps }) {
 
   const found = channel === null ? 0 : maps.channels.indexOf(channel);
   const current = Math.max(0, found);
+  const isAll = isAllAsked || current >= FIRST;
   const cell = pointed?.part === part.id && pointed.y < maps.height && pointed.x < maps.width ? pointed : null;
   // Of a pixel of the photo: the cells whose receptive field holds it.
   const seeing = pointed?.part === "photo" ? cellsSeeing(view, part, pointed.y, pointed.x) : null;
@@ -132,33 +138,49 @@ function MapsOf({ part, view, maps }: PanelProps & { maps: Maps }) {
           >
             <FieldPhoto view={view} part={part} />
           </Large>
-          <div
-            class="maps-grid"
-            role="listbox"
-            aria-label={t("maps.grid")}
-            ref={grid}
-            onKeyDown={(event) => {
-              const next = moved(event, grid.current!, current);
-              if (event.key === "Enter" || event.key === " ") enlarge(current, true);
-              else if (event.key === "Escape") set({ channel: null, pointed: null });
-              else if (next === null) return;
-              else {
-                enlarge(next, false);
-                (grid.current!.children[next] as HTMLElement).focus();
-              }
-              event.preventDefault();
-            }}
-          >
-            {maps.channels.map((number, place) => (
-              <Tile
-                key={number}
-                {...{ maps, bytes, theme, cell, marked, number, place, strongest }}
-                part={part.id}
-                isCurrent={place === current}
-                scale={scales(place)}
-                onEnlarge={() => enlarge(place, true)}
-              />
-            ))}
+          <div class="maps-side">
+            <div
+              class="maps-grid"
+              role="listbox"
+              aria-label={t("maps.grid")}
+              ref={grid}
+              onKeyDown={(event) => {
+                const next = moved(event, grid.current!, current);
+                if (event.key === "Enter" || event.key === " ") enlarge(current, true);
+                else if (event.key === "Escape") set({ channel: null, pointed: null });
+                else if (next === null) return;
+                else {
+                  enlarge(next, false);
+                  (grid.current!.children[next] as HTMLElement).focus();
+                }
+                event.preventDefault();
+              }}
+            >
+              {maps.channels.slice(0, isAll ? undefined : FIRST).map((number, place) => (
+                <Tile
+                  key={number}
+                  {...{ maps, bytes, theme, cell, marked, number, place, strongest }}
+                  part={part.id}
+                  isCurrent={place === current}
+                  scale={scales(place)}
+                  onEnlarge={() => enlarge(place, true)}
+                />
+              ))}
+            </div>
+            {!isAll && maps.channels.length > FIRST && (
+              <button
+                type="button"
+                class="button small"
+                onClick={() => {
+                  isAllKept = true;
+                  setAllAsked(true);
+                  // The button goes; what it showed gets the focus.
+                  requestAnimationFrame(() => (grid.current?.children[FIRST] as HTMLElement | undefined)?.focus());
+                }}
+              >
+                {t("maps.all", { count: maps.channels.length })}
+              </button>
+            )}
           </div>
         </div>
         <p class="soft small">
