@@ -209,8 +209,9 @@ def test_costs_and_formula(shown):
     part = shown.structure.parts["layer/features.3.conv.1.0"]
     assert f"({part.bytes:,})" in costs
     assert f"{100 * part.macs / shown.structure.anatomy.macs:.1f} %" in costs
-    shown.page.get_by_role("button", name="Maps of features.3").click()
-    assert shown.page.url.endswith("#block/features.3")
+    shown.select("operation/features.3.conv.1.1")  # without maps of its own
+    shown.page.get_by_role("button", name="Maps of features.3.conv.1.0").click()
+    assert shown.page.url.endswith("#layer/features.3.conv.1.0")
 
 
 def test_vectors_and_classes(shown):

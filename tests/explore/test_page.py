@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from vertebra.anatomy import inspect
-from vertebra.explore.document import SECTIONS, Options, build_document
+from vertebra.explore.document import Options, build_document
 from vertebra.explore.observation import build_structure, observe
 from vertebra.explore.page import render_page, texts
 from vertebra.explore.photo import read_photo
@@ -53,7 +53,7 @@ def files(resnet, tmp_path_factory, patch):
     """Pages by name: one network; two beside each other."""
     folder = tmp_path_factory.mktemp("explore")
     # What is shown of a part is for other tests.
-    patch.setattr("vertebra.explore.document.SECTIONS", {"maps": SECTIONS["maps"]})
+    patch.setattr("vertebra.explore.document.SECTIONS", {})
     inception = observed("googlenet", weights="a run")
     for name, views, notes in (("one", [resnet], []), ("two", [resnet, inception], [("page.absent", "</script>")])):
         document = build_document(views, Options())
