@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -30,9 +31,12 @@ def activation_histograms(observation: Observation, _options: object) -> dict[st
         if row.op not in FUNCTIONS or row.index in gates or not values.operands[row.index]:
             continue
         before, after = values.operands[row.index][0].detach(), values.outputs[row.index].detach()
-        if not (before.isfinite().all() and after.isfinite().all()):
+        low, high = (float(edge) for edge in torch.stack([*before.aminmax(), *after.aminmax()]).aminmax())
+        if not (math.isfinite(low) and math.isfinite(high)):
             continue
-        low, width, zero = _bins(before, after)
+        low, width, zero = _bins(min(low, 0.0), max(high, 0.0))
+        below = int((before < 0).sum())
+        moments = _moments(before)
         source = rows[row.inputs[0]] if row.inputs and row.inputs[0] >= 0 else None
         norm = source if source is not None and source.kind is Kind.NORM and values.operands[source.index] else None
         found.setdefault(parts[row.index], []).append(
@@ -44,19 +48,16 @@ def activation_histograms(observation: Observation, _options: object) -> dict[st
                 "low": rounded(low),
                 "width": rounded(width),
                 "zero": zero,
-                "before": _counts(before, width, zero),
-                "after": _counts(after, width, zero),
+                "before": _counts(before, low, width, zero, below),
+                "after": _counts(after, low, width, zero),
                 "values": before.numel(),
-                "negative": rounded(int((before < 0).sum()) / before.numel()),
-                "zeros": rounded(int((after == 0).sum()) / after.numel()),
+                "negative": rounded(below / before.numel()),
                 "cut": row.op in CUTS,
                 "cap": CAPS.get(row.op),
                 "capped": rounded(int((before > CAPS[row.op]).sum()) / before.numel()) if row.op in CAPS else None,
                 "lowest": rounded(float(after.min())),
-                "moments": [_moments(before), _moments(after)],
-                "norm": [_moments(values.operands[norm.index][0].detach()), _moments(before)]
-                if norm is not None
-                else None,
+                "moments": [moments, _moments(after)],
+                "norm": [_moments(values.operands[norm.index][0].detach()), moments] if norm is not None else None,
             }
         )
     return found
@@ -68,10 +69,8 @@ def _moments(values: Tensor) -> list[float]:
     return [rounded(float(found[1])), rounded(float(found[0].sqrt()))]
 
 
-def _bins(before: Tensor, after: Tensor) -> tuple[float, float, int]:
+def _bins(low: float, high: float) -> tuple[float, float, int]:
     """Lower edge of the first bin, width of the bins, and how many are below 0, so that 0 is between two bins."""
-    low = min(float(before.min()), float(after.min()), 0.0)
-    high = max(float(before.max()), float(after.max()), 0.0)
     if low == high:
         return 0.0, 1 / BINS, 0
     zero = 0 if low == 0 else min(max(round(BINS * -low / (high - low)), 1), BINS if high == 0 else BINS - 1)
@@ -79,18 +78,12 @@ def _bins(before: Tensor, after: Tensor) -> tuple[float, float, int]:
     return -zero * width, width, zero
 
 
-def _counts(values: Tensor, width: float, zero: int) -> list[int]:
+def _counts(values: Tensor, low: float, width: float, zero: int, below: int | None = None) -> list[int]:
     """Values in each bin; 0 itself is in the bin above it."""
-    flat = values.flatten()
-    below: list[int] = []
-    if zero:
-        # Its last bin has both edges, so 0 has to be taken out; the outer edges are a little wider than the extremes,
-        # which rounding may put outside.
-        counts = torch.histc(flat[flat < 0], zero, -zero * width * (1 + 1e-6), 0.0) if bool((flat < 0).any()) else None
-        below = [0] * zero if counts is None else [int(count) for count in counts.tolist()]
-    if zero == BINS:
-        below[-1] += int((flat == 0).sum())
-        return below
-    upper = flat[flat >= 0]
-    above = torch.histc(upper, BINS - zero, 0.0, (BINS - zero) * width * (1 + 1e-6)) if len(upper) else None
-    return below + ([0] * (BINS - zero) if above is None else [int(count) for count in above.tolist()])
+    slack = width * 1e-5  # rounding may put the extremes outside
+    counts = [int(c) for c in torch.histc(values, BINS, low - slack, low + BINS * width + slack).tolist()]
+    if 0 < zero < BINS:  # rounding may also put values next to 0 on the wrong side
+        moved = (int((values < 0).sum()) if below is None else below) - sum(counts[:zero])
+        counts[zero - 1] += moved
+        counts[zero] -= moved
+    return counts

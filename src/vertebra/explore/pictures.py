@@ -15,7 +15,7 @@ MOST = 56  # cells of a picture's side; maps that are larger are averaged
 
 def picture(values: Tensor) -> Tensor | None:
     """Mean absolute value over the channels of (1, C, H, W): (H, W), averaged to at most `MOST` cells a side."""
-    return shrunk(values[0].abs().mean(0)) if values.ndim == 4 else None
+    return shrunk(torch.linalg.vector_norm(values[0], 1, 0) / values.shape[1]) if values.ndim == 4 else None
 
 
 def shrunk(cells: Tensor) -> Tensor:
@@ -51,9 +51,9 @@ def rounded(value: float, digits: int = 6) -> float:
 
 def norm(values: Tensor) -> float:
     """The L2 norm of all values."""
-    return rounded(float(values.double().norm()))
+    return rounded(float(torch.linalg.vector_norm(values)))
 
 
 def total(values: Tensor | None) -> float | None:
     """The sum of all values."""
-    return None if values is None else rounded(float(values.double().sum()))
+    return None if values is None else rounded(float(values.sum(dtype=torch.float64)))

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
+from torch.linalg import vector_norm
 
 from vertebra.graph.rows import Row
 from vertebra.introspect.joins import find_additions
 
 from .lineage import ancestors, parts_by_row, weighted
 from .observation import Observation
-from .pictures import encode_pictures, norm, picture, rounded, total
+from .pictures import encode_pictures, norm, picture, rounded
 
 
 def residual_additions(observation: Observation, _options: object) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def residual_additions(observation: Observation, _options: object) -> dict[str, 
                 "sources": {"skip": _name(rows, row.inputs[order[0]]), "branch": _name(rows, row.inputs[order[1]])},
                 "norms": {name: norm(value) for name, value in values.items()},
                 "contributions": {name: _contribution(value, gradient) for name, value in values.items()},
-                "cosine": rounded(float(cosine_similarity(skip.double().flatten(), branch.double().flatten(), dim=0))),
+                "cosine": _cosine(skip, branch),
                 "pictures": encode_pictures({name: picture(value) for name, value in values.items()}),
             }
         )
@@ -62,4 +63,10 @@ def _name(rows: Sequence[Row], index: int) -> str:
 
 
 def _contribution(values: Tensor, gradient: Tensor | None) -> float | None:
-    return None if gradient is None else total(values.double() * gradient.double())
+    return None if gradient is None else rounded(float(torch.dot(values.flatten(), gradient.flatten())))
+
+
+def _cosine(one: Tensor, other: Tensor) -> float:
+    """0 where either is all zeros."""
+    lengths = float(vector_norm(one)) * float(vector_norm(other))
+    return rounded(float(torch.dot(one.flatten(), other.flatten())) / lengths) if lengths else 0.0

@@ -372,9 +372,8 @@ export interface Activation {
   before: number[];
   after: number[];
   values: number;
-  /** Shares of values: below 0 before, 0 after, above `cap` before. */
+  /** Shares of values before it: below 0, above `cap`. */
   negative: number;
-  zeros: number;
   capped: number | null;
   cap: number | null;
   /** Whether negative values become 0. */

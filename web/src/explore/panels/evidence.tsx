@@ -26,7 +26,13 @@ export function EvidencePanel({ view, part }: PanelProps) {
 /** The heat-map of the best classes, without their channels. */
 export function EvidenceOverview({ view }: OverviewProps) {
   useChosen((state) => state.language);
-  return <Evidence view={view} brief />;
+  if (!view.evidence) return null;
+  return (
+    <div class="stack">
+      <h3>{t("evidence.overview")}</h3>
+      <Evidence view={view} brief />
+    </div>
+  );
 }
 
 /** The heat-map of one of the best classes, and its strongest channels; with `brief` the heat-map alone. */
