@@ -201,7 +201,7 @@ def _convolution(observation: Observation, row: int, arguments: dict[str, Any], 
         None if bias is None else float(bias[channel]),
         {
             "kind": "convolution",
-            "reads": _part_of(observation.structure, reads[0] if reads else None),
+            "reads": _part_of(observation.structure, reads[0] if reads else None, row),
             "first": first,
             "channels": weight.shape[0],
             "kernel": list(weight.shape[1:]),
@@ -243,7 +243,7 @@ def _linear(observation: Observation, row: int, arguments: dict[str, Any], cell:
         number,
         {
             "kind": "linear",
-            "reads": _part_of(structure, source),
+            "reads": _part_of(structure, source, row),
             "first": 0,
             "channels": len(operands),
             "kernel": [1, 1],
@@ -252,13 +252,14 @@ def _linear(observation: Observation, row: int, arguments: dict[str, Any], cell:
     )
 
 
-def _part_of(structure: Structure, row: int | None) -> str | None:
-    """The layer that a row is in."""
+def _part_of(structure: Structure, row: int | None, reader: int) -> str | None:
+    """The layer that a row is in, or the operation where that is the reader's own layer."""
     if row is None:
         return None
     if row < 0:
         return INPUT
-    return next((part.id for part in structure.parts.values() if part.level == "layer" and row in part.rows), None)
+    holding = [part for part in structure.parts.values() if part.level in ("layer", "operation") and row in part.rows]
+    return next((part.id for part in holding if reader not in part.rows), None)
 
 
 def _cap(shapes: Sequence[Sequence[int]]) -> int:
