@@ -46,7 +46,7 @@ function Sources({ block, reader }: { block: DenseBlock; reader: DenseReader }) 
   const highest = largest(reader.weights);
   const most = largest(reader.contributions ?? []);
   return (
-    <div class="scroll" tabIndex={0} role="region" aria-label={t("dense.title")}>
+    <div class="scroll" tabIndex={0} role="group" aria-label={t("dense.title")}>
       <table class="sources">
         <thead>
           <tr>

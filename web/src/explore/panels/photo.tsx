@@ -58,7 +58,7 @@ export function PhotoPanel({ view }: OverviewProps) {
           picture={<Channels photo={photo} />}
           wide
         >
-          <div class="scroll" tabIndex={0} role="region" aria-label={t("photo.normalised")}>
+          <div class="scroll" tabIndex={0} role="group" aria-label={t("photo.normalised")}>
             <table class="photo-channels">
               <thead>
                 <tr>

@@ -18,7 +18,7 @@ export function Terms({ value, channels }: { value: WorkedValue; channels: Chann
   const rest = order.slice(shown.length).reduce((sum, channel) => sum + channel.sum, 0);
   return (
     <>
-      <div class="scroll" tabIndex={0} role="region" aria-label={t("worked.terms")}>
+      <div class="scroll" tabIndex={0} role="group" aria-label={t("worked.terms")}>
         <table class="worked-terms">
           <caption class="said">{t("worked.terms")}</caption>
           <thead>

@@ -152,7 +152,7 @@ const spanText = ({ from, to }: Span): string =>
 function Chain({ value, result }: { value: WorkedValue; result: Result }) {
   const [sum, ...steps] = value.steps;
   return (
-    <div class="scroll" tabIndex={0} role="region" aria-label={t("worked.chain")}>
+    <div class="scroll" tabIndex={0} role="group" aria-label={t("worked.chain")}>
       <table class="worked-chain">
         <caption class="said">{t("worked.chain")}</caption>
         <thead>
