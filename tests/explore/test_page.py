@@ -54,7 +54,7 @@ def files(resnet, tmp_path_factory, patch):
     folder = tmp_path_factory.mktemp("explore")
     # What is shown of a part is for other tests.
     patch.setattr("vertebra.explore.document.SECTIONS", {})
-    inception = observed("googlenet", weights="a run")
+    inception = observed("googlenet", weights="a run", is_untrained=False)
     for name, views, notes in (("one", [resnet], []), ("two", [resnet, inception], [("page.absent", "</script>")])):
         document = build_document(views, Options())
         document["notes"] = [{"key": key, "values": {"network": value, "part": "x"}} for key, value in notes]
@@ -159,7 +159,7 @@ def test_the_colours_are_the_figures_of_inspect(open_page, resnet):
         most = max(shares.values())
         expected = {stage: (share / most) ** 0.5 for stage, share in shares.items()}
         assert dict(page.locator("[role=treeitem]").evaluate_all(heat)) == pytest.approx(expected)
-        assert f"{100 * most:.1f} %" in page.locator(".legend").inner_text()
+        assert f"{100 * most:.1f} %" in page.locator(".figure .legend").inner_text()
 
 
 def test_the_keyboard_goes_through_the_tree(open_page):
@@ -279,10 +279,10 @@ def test_on_a_phone_all_is_in_one_column(open_page, width):
     assert not page.locator("[role=tree]").first.is_visible()
 
 
-@pytest.mark.parametrize("name", ["one", "two"])
-def test_axe_finds_nothing(open_page, name):
+@pytest.mark.parametrize(("name", "address"), [("one", "#layer/layer2.0.conv1"), ("two", "#stage/stem")])
+def test_axe_finds_nothing(open_page, name, address):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    page = open_page(name, "#layer/layer2.0.conv1", reduced_motion="reduce")
+    page = open_page(name, address, reduced_motion="reduce")
     for theme in ("light", "dark"):
         page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
         options = {"resultTypes": ["violations"]} | ({"runOnly": ["color-contrast"]} if theme == "dark" else {})

@@ -1,12 +1,13 @@
 /** The frame of the page: the photo and the answer, the network's figure, and the part that is selected. */
 
-import { useEffect } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import { baseName, className, percent } from "../format";
 import type { Document, Network, View } from "./document";
 import { Figure } from "./figure";
 import { Header, Weights } from "./header";
 import { Inspector } from "./inspector";
 import { OVERVIEW } from "./panels";
+import { EvidenceHeat } from "./panels/evidence";
 import { page, partOf, t, useChosen } from "./state";
 
 const TOP = 5;
@@ -96,23 +97,31 @@ function Overview({ view }: { view: View }) {
   );
 }
 
-/** The best classes. */
+/** The best classes, and the evidence for the chosen one of them as a heat-map. */
 function Answer({ view }: { view: View }) {
+  const [chosen, setChosen] = useState(view.target);
+  const found = view.evidence?.classes.find((each) => each.index === chosen);
+  const nameOf = (index: number): string => className(view.predictions.find((each) => each.index === index)!.name);
   return (
     <div class="answer">
       <h2>{t("answer.title")}</h2>
       {networkOf(view).untrained && <p class="callout unsure small">{t("answer.untrained")}</p>}
-      <ol class="answers">
-        {view.predictions.slice(0, TOP).map((each) => (
-          <li key={each.index} data-class={each.index} tabIndex={-1}>
-            <span>{className(each.name)}</span>
-            <span class="number">{percent(each.probability)}</span>
-            <span class="track" aria-hidden="true">
-              <span class="fill" style={{ width: `${100 * each.probability}%` }} />
-            </span>
-          </li>
-        ))}
-      </ol>
+      <div class="answer-body">
+        {found && <EvidenceHeat view={view} found={found} name={nameOf(chosen)} />}
+        <ol class="answers" aria-label={t("answer.choose")}>
+          {view.predictions.slice(0, TOP).map((each) => (
+            <li key={each.index}>
+              <button type="button" data-class={each.index} aria-pressed={each.index === chosen} onClick={() => setChosen(each.index)}>
+                <span>{className(each.name)}</span>
+                <span class="number">{percent(each.probability)}</span>
+                <span class="track" aria-hidden="true">
+                  <span class="fill" style={{ width: `${100 * each.probability}%` }} />
+                </span>
+              </button>
+            </li>
+          ))}
+        </ol>
+      </div>
     </div>
   );
 }

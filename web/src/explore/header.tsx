@@ -27,12 +27,14 @@ export function Header() {
     <header class="head explore-head" ref={header}>
       <h1 class="brand">
         <Mark />
-        {page.networks.map((network, index) => (
-          <span key={index} class="network-name">
-            {page.networks.length > 1 && <span class="view-mark">{"AB"[page.views.findIndex((view) => view.network === index)]}</span>}
-            {network.name} <Weights network={network} />
-          </span>
-        ))}
+        <span class="network-names">
+          {page.networks.map((network, index) => (
+            <span key={index} class="network-name">
+              {page.networks.length > 1 && <span class="view-mark">{"AB"[page.views.findIndex((view) => view.network === index)]}</span>}
+              {network.name} <Weights network={network} />
+            </span>
+          ))}
+        </span>
       </h1>
       <div class="head-end">
         <Search />

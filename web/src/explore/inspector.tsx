@@ -3,14 +3,13 @@
 import { Fragment } from "preact";
 import { PANELS } from "./panels";
 import { partOf, select, t, useChosen, type PanelProps } from "./state";
-import { kindText, roleText } from "./words";
+import { descriptionText } from "./words";
 
 export function Inspector(props: PanelProps) {
   const { part, network, view } = props;
   useChosen((state) => state.language);
   const above = [];
   for (let parent = part.parent; parent; parent = partOf(view.network, parent)?.parent ?? null) above.unshift(parent);
-  const role = roleText(part);
   return (
     <>
       <header class="inspector-head">
@@ -29,7 +28,7 @@ export function Inspector(props: PanelProps) {
         <h2 class="part-name">
           {part.name || part.type} {network.untrained && <span class="untrained">{t("untrained")}</span>}
         </h2>
-        <p class="soft">{[t(`level.${part.level}`), kindText(part), role].filter(Boolean).join(" · ")}</p>
+        <p class="soft">{[t(`level.${part.level}`), descriptionText(part)].filter(Boolean).join(" · ")}</p>
       </header>
       {PANELS.map((Panel, place) => (
         <Panel key={`${place} ${part.id}`} {...props} />

@@ -5,7 +5,7 @@ import { percent } from "../../format";
 import type { ClassEvidence, View } from "../document";
 import { signed, significant } from "../numbers";
 import { Panel } from "../panel";
-import { t, useChosen, type OverviewProps, type PanelProps } from "../state";
+import { t, useChosen, type PanelProps } from "../state";
 import { HeatMap } from "./picture";
 import { largest } from "./special";
 import { className, SignedBar } from "./vector";
@@ -23,21 +23,9 @@ export function EvidencePanel({ view, part }: PanelProps) {
   );
 }
 
-/** The heat-map of the best classes, without their channels. */
-export function EvidenceOverview({ view }: OverviewProps) {
-  useChosen((state) => state.language);
-  if (!view.evidence) return null;
-  return (
-    <div class="stack">
-      <h3>{t("evidence.overview")}</h3>
-      <Evidence view={view} brief />
-    </div>
-  );
-}
-
-/** The heat-map of one of the best classes, and its strongest channels; with `brief` the heat-map alone. */
-export function Evidence({ view, brief = false }: { view: View; brief?: boolean }) {
-  const { evidence, photo, predictions } = view;
+/** The heat-map of one of the best classes, and its strongest channels. */
+function Evidence({ view }: { view: View }) {
+  const { evidence, predictions } = view;
   const [chosen, setChosen] = useState(0);
   const found = evidence?.classes[chosen];
   if (!evidence || !found) return null;
@@ -56,33 +44,39 @@ export function Evidence({ view, brief = false }: { view: View; brief?: boolean 
             onClick={() => setChosen(index)}
           >
             {nameOf(shown.index)}{" "}
-            {!brief && (
-              <span class="soft number">
-                {percent(predictions.find((prediction) => prediction.index === shown.index)?.probability ?? 0)}
-              </span>
-            )}
+            <span class="soft number">
+              {percent(predictions.find((prediction) => prediction.index === shown.index)?.probability ?? 0)}
+            </span>
           </button>
         ))}
       </div>
-      <div class={brief ? "evidence brief" : "evidence"}>
-        <figure class="heat">
-          <div class="heat-photo">
-            <img src={photo.input} alt={t("evidence.photo")} />
-            <HeatMap cells={found.cells} label={t("evidence.heat", { name })} />
-          </div>
-          <figcaption class="small">
-            <span class="legend">
-              <span class="number">{significant(-largest(found.cells.flat()))}</span>
-              <span class="ramp both" aria-hidden="true" />
-              <span class="number">{signed(largest(found.cells.flat()))}</span>
-            </span>{" "}
-            <span class="soft">{t("evidence.cells", { width: evidence.width, height: evidence.height })}</span>
-          </figcaption>
-        </figure>
-        {!brief && <Channels found={found} count={evidence.channels} />}
+      <div class="evidence">
+        <EvidenceHeat view={view} found={found} name={name} />
+        <Channels found={found} count={evidence.channels} />
       </div>
-      {!brief && <p>{sum(found, name)}</p>}
+      <p>{sum(found, name)}</p>
     </div>
+  );
+}
+
+/** The heat-map of a class over the photo, with its scale. */
+export function EvidenceHeat({ view, found, name }: { view: View; found: ClassEvidence; name: string }) {
+  const { width, height } = view.evidence!;
+  return (
+    <figure class="heat">
+      <div class="heat-photo">
+        <img src={view.photo.input} alt={t("evidence.photo")} />
+        <HeatMap cells={found.cells} label={t("evidence.heat", { name })} />
+      </div>
+      <figcaption class="small">
+        <span class="legend">
+          <span class="number">{significant(-largest(found.cells.flat()))}</span>
+          <span class="ramp both" aria-hidden="true" />
+          <span class="number">{signed(largest(found.cells.flat()))}</span>
+        </span>{" "}
+        <span class="soft">{t("evidence.cells", { width, height })}</span>
+      </figcaption>
+    </figure>
   );
 }
 

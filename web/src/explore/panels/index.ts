@@ -6,7 +6,7 @@ import { ActivationPanel } from "./activations";
 import { AdditionPanel } from "./additions";
 import { BranchPanel } from "./branches";
 import { DensePanel } from "./dense";
-import { EvidenceOverview, EvidencePanel } from "./evidence";
+import { EvidencePanel } from "./evidence";
 import { FieldPanel } from "./field";
 import { GatePanel } from "./gates";
 import { MapsPanel } from "./maps";
@@ -32,5 +32,5 @@ export const PANELS: FunctionComponent<PanelProps>[] = [
   ActivationPanel,
 ];
 
-/** Of the whole view, above the figure: the photo's way into the network, and the evidence for the answer. */
-export const OVERVIEW: FunctionComponent<OverviewProps>[] = [PhotoPanel, EvidenceOverview];
+/** Of the whole view, above the figure, before the answer: the photo's way into the network. */
+export const OVERVIEW: FunctionComponent<OverviewProps>[] = [PhotoPanel];
