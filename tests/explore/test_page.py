@@ -54,7 +54,7 @@ def files(resnet, tmp_path_factory, patch):
     folder = tmp_path_factory.mktemp("explore")
     # What is shown of a part, besides its maps, is for other tests.
     patch.setattr("vertebra.explore.document.SECTIONS", {})
-    inception = observed("googlenet", weights="a run")
+    inception = observed("googlenet", weights="a run", is_untrained=False)
     for name, views, notes in (("one", [resnet], []), ("two", [resnet, inception], [("page.absent", "</script>")])):
         document = build_document(views, Options())
         document["notes"] = [{"key": key, "values": {"network": value, "part": "x"}} for key, value in notes]
