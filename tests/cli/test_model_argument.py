@@ -45,6 +45,7 @@ def arguments(command, model):
         "compare": ("compare", model, model, "--device", "none", "--size", "32", "--json"),
         "export": ("export", model, "--out", "out.onnx"),
         "train": ("train", "photos", "--model", model, "--out", "new", "--weights", "nowhere.pth"),
+        "explore": ("explore", "photo.png", "--model", model, "--html", "page.html"),
         "lab": ("lab", "run", "vgg-parameters", "--model", model, "--json"),
     }[command]
 
@@ -67,6 +68,7 @@ REFUSED = {
     ): "tiny.onnx is exported already. Give a network's name, the folder of a run, a weight",
     ("compare", ModelKind.EXPORTED): "reads networks of torch. Its network is: vertebra compare resnet18",
     ("lab", ModelKind.EXPORTED): "reads networks of torch. Its network is: --model resnet18",
+    ("explore", ModelKind.EXPORTED): "reads networks of torch. Its network is: --model resnet18",
     **{
         (command, ModelKind.WEIGHTS): "weights.pth holds weights alone. Run: vertebra export weights.pth --model NAME"
         for command in ("predict", "serve", "card", "evaluate", "bench")
@@ -77,6 +79,10 @@ UNTOLD = {
     ("inspect", ModelKind.WEIGHTS): "weights.pth does not name its network, so it cannot be built.",
     ("compare", ModelKind.WEIGHTS): "weights.pth does not name its network, so it cannot be built.",
     ("lab", ModelKind.WEIGHTS): "weights.pth does not name its network. Write a function that loads it: FILE.py:NAME",
+    (
+        "explore",
+        ModelKind.WEIGHTS,
+    ): "weights.pth does not name its network. Write a function that loads it: FILE.py:NAME",
     ("export", ModelKind.WEIGHTS): "weights.pth does not say which network it is for. Add --model NAME",
     ("train", ModelKind.NETWORK): "nowhere.pth",
 }
