@@ -10,7 +10,7 @@ from vertebra import Preprocessing
 from vertebra.errors import UsageError
 from vertebra.explore import explore
 from vertebra.explore.exploration import _other_subject
-from vertebra.explore.subject import load_subject
+from vertebra.explore.subject import Subject, load_subject, use_statistics_of
 from vertebra.models import create_model
 
 
@@ -140,3 +140,27 @@ def photo(tmp_path_factory):
     path = tmp_path_factory.mktemp("photo") / "grey.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 30, 3), np.uint8)).save(path)
     return path
+
+
+def test_batch_norms_of_random_weights_have_the_statistics_of_the_photo():
+    network = create_model("resnet18", num_classes=3)
+    subject = Subject("net", network.eval(), Preprocessing(64), (), "", True, has_random_weights=True)
+    image = torch.randn(1, 3, 64, 64) * 3 + 1
+    use_statistics_of(subject, image)
+    values = network.conv1(image)
+    torch.testing.assert_close(network.bn1.running_mean, values.mean((0, 2, 3)))
+    torch.testing.assert_close(network.bn1.running_var, values.var((0, 2, 3)))
+    assert not any(module.training for module in network.modules()) and network.bn1.momentum == 0.1
+    before = copy.deepcopy(network.state_dict())
+    use_statistics_of(subject, -image)  # of the second photo
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize(("random", "side"), [(False, 64), (True, 32)], ids=["given", "a map of one value"])
+def test_batch_norms_otherwise_stay(random, side):
+    network = create_model("resnet18", num_classes=3).eval()
+    before = copy.deepcopy(network.state_dict())
+    subject = Subject("net", network, Preprocessing(side), (), "", True, has_random_weights=random)
+    use_statistics_of(subject, torch.randn(1, 3, side, side))
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert not network.bn1.training

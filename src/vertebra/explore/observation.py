@@ -18,7 +18,7 @@ from vertebra.introspect.operation_values import Contributions, OperationValues,
 
 from .parts import Part, add_times, build_parts
 from .photo import Photo
-from .subject import Subject, network_input
+from .subject import Subject, network_input, use_statistics_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,4 +81,5 @@ def time_parts(structure: Structure, seconds: float = 0.5) -> None:
 def observe(structure: Structure, photo: Photo) -> Observation:
     """Run the network on a photo."""
     x = network_input(structure.subject, photo.pixels)
+    use_statistics_of(structure.subject, x)
     return Observation(structure, photo, operation_values(structure.subject.network, structure.graph, x))

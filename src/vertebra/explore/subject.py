@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from vertebra.card import Card, Preprocessing
 from vertebra.errors import UsageError, VertebraError, first_line, warn
+from vertebra.introspect import set_initial_statistics
 from vertebra.model_argument import ModelArgument, ModelKind, resolve_model
 from vertebra.models import ConvNet, create_model, get_model_weights
 from vertebra.models.weight_reader import read_card
@@ -36,6 +38,7 @@ class Subject:
     temperature: float = 1.0  # probabilities are softmax(logits / temperature), as an exported file has it
     channels: int = 3  # of the network's input
     notes: tuple[Note, ...] = ()  # what is assumed
+    has_random_weights: bool = False  # which were drawn here; its batch norms get the statistics of the photo
 
 
 def load_subject(
@@ -117,7 +120,16 @@ def _random(found: ModelArgument, default: Any, preprocessing: Preprocessing | N
         torch.default_generator.manual_seed(0)
         network = create_model(found.network)
     classes = tuple(default.meta["categories"])
-    return _subject(found.name, network, preprocessing or default.preprocessing, classes, "", True)
+    return _with_random_weights(
+        _subject(found.name, network, preprocessing or default.preprocessing, classes, "", True)
+    )
+
+
+def _with_random_weights(subject: Subject) -> Subject:
+    """The subject, whose weights were drawn at random here."""
+    has_norms = any(isinstance(module, _BatchNorm) for module in subject.network.modules())
+    notes = (*subject.notes, Note("note.statistics")) if has_norms else subject.notes
+    return replace(subject, has_random_weights=True, notes=notes)
 
 
 def _of_card(name: str, network: ConvNet, card: Card, preprocessing: Preprocessing | None, weights: str) -> Subject:
@@ -195,7 +207,8 @@ def untrained_twin(subject: Subject) -> Subject:
                 )
         if isinstance(network, ConvNet):
             network.initialise(network)
-    return replace(subject, network=network.eval(), weights="", is_untrained=True, temperature=1.0)
+    twin = replace(subject, network=network.eval(), weights="", is_untrained=True, temperature=1.0)
+    return _with_random_weights(twin)
 
 
 def plain_twin(subject: Subject) -> Subject:
@@ -214,6 +227,21 @@ def plain_twin(subject: Subject) -> Subject:
             "shortcuts that can be removed."
         ) from error
     return replace(subject, name=f"{subject.name} (plain)", network=network.eval())
+
+
+def use_statistics_of(subject: Subject, image: torch.Tensor) -> None:
+    """Give the batch norms of a network with random weights the statistics of an image, if they have initial ones.
+
+    As in the first step of training: with the initial ones (mean 0, variance 1) the values of a deep network vanish or
+    grow from layer to layer. Where a map is a single value they stay.
+    """
+    if not subject.has_random_weights:
+        return
+    before = copy.deepcopy(subject.network.state_dict())
+    try:
+        set_initial_statistics(subject.network, image)
+    except ValueError:  # a variance of one value
+        subject.network.load_state_dict(before)
 
 
 def network_input(subject: Subject, pixels: Any) -> torch.Tensor:

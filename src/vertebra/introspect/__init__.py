@@ -70,6 +70,7 @@ from .path_lengths import path_length_gradients as path_length_gradients
 from .positions_read import positions_read as positions_read
 from .preserve import batch_statistics as batch_statistics
 from .preserve import preserved as preserved
+from .preserve import set_initial_statistics as set_initial_statistics
 from .preserve import usable_statistics as usable_statistics
 from .receptive_field_by_gradient import GradientField as GradientField
 from .receptive_field_by_gradient import receptive_field_by_gradient as receptive_field_by_gradient

@@ -69,20 +69,28 @@ def usable_statistics(network: nn.Module, images: Tensor) -> Iterator[None]:
 
     For networks of which one doesn't know whether they were trained; the running statistics are restored afterwards.
     """
-    norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and _is_untouched(module)]
-    momenta = [norm.momentum for norm in norms]
     with preserved(network):
         network.eval()
-        try:
-            for norm in norms:
-                norm.training, norm.momentum = True, 1.0
-            if norms:
-                with torch.no_grad():
-                    network(images.clone())
-        finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.training, norm.momentum = False, momentum
+        set_initial_statistics(network, images)
         yield
+
+
+def set_initial_statistics(network: nn.Module, images: Tensor) -> None:
+    """Batch norms whose running statistics nothing has changed yet get those of the images, for good.
+
+    The network must be in evaluation mode, and remains in it.
+    """
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and _is_untouched(module)]
+    momenta = [norm.momentum for norm in norms]
+    try:
+        for norm in norms:
+            norm.training, norm.momentum = True, 1.0
+        if norms:
+            with torch.no_grad():
+                network(images.clone())
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.training, norm.momentum = False, momentum
 
 
 def _is_untouched(norm: _BatchNorm) -> bool:
