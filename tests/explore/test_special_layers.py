@@ -268,6 +268,8 @@ class Odd(nn.Module):
 class Flat(nn.Module):
     """No map at all."""
 
+    input_size = 8
+
     def __init__(self):
         super().__init__()
         self.head = nn.Linear(3 * 8 * 8, 4)
