@@ -8,7 +8,7 @@
 #   make lint    lint, spelling and types alone
 #   make hooks   have git run the linters before each commit
 #   make bench   the benchmarks; their figures go to bench/results/ (bench/mutation.py is run by hand: it takes hours)
-#   make web     build the page of `vertebra serve` from web/, which needs Node.js 20.19 or newer
+#   make web     build the pages of `vertebra serve` and `explore` from web/, which needs Node.js 20.19 or newer
 #
 # PYTHON names the interpreter that .venv is made with, WORKERS the number of test processes.
 

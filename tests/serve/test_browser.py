@@ -52,7 +52,8 @@ HAND_OVER = """([kind, files]) => {
 # --- without a browser ----------------------------------------------------------------------------------------------
 
 
-def test_the_page_was_built_from_its_sources():
+@pytest.mark.parametrize("room", ["explore", "serve"])
+def test_the_pages_were_built_from_their_sources(room):
     if not WEB.is_dir():
         pytest.skip("the page's sources are not here")
     single = ("index.html", "package-lock.json", "package.json", "tsconfig.json", "vite.config.ts")
@@ -61,7 +62,8 @@ def test_the_page_was_built_from_its_sources():
     for path in sorted(paths):
         text = (WEB / path).read_text("utf-8")  # with \n, whatever the checkout has
         digest.update(f"{path}\0{text}\0".encode())
-    assert (STATIC / ".sources").read_text("utf-8").strip() == digest.hexdigest(), "run: make web"
+    built = resources.files("vertebra") / room / "static" / ".sources"
+    assert built.read_text("utf-8").strip() == digest.hexdigest(), "run: make web"
 
 
 def test_the_page_brings_all_it_needs_and_nothing_else():
