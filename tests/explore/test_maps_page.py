@@ -91,12 +91,14 @@ READ_CELLS = """async () => {
 def test_values_and_contributions_of_all_cells(shown):
     shown.select(f"block/{BLOCK}")
     shown.page.wait_for_selector(".map-figures dd:has-text('%')")
-    assert shown.page.locator(".map-tile").count() == 12
+    shown.page.set_viewport_size({"width": 390, "height": 1000})
+    shown.page.wait_for_function("document.querySelectorAll('.map-tile').length === 12")
     shown.page.get_by_role("button", name="Show all 16").click()
     assert shown.page.evaluate("document.activeElement.dataset.channel") == str(
         shown.seen(f"block/{BLOCK}")["maps"]["channels"][12]
     )
     read = shown.page.evaluate(READ_CELLS)
+    shown.page.set_viewport_size({"width": 1400, "height": 1000})
     values, contributions = shown.value_and_contribution(BLOCK)
     low, high = values[0].amin((1, 2)), values[0].amax((1, 2))
     assert sorted(read["channels"]) == list(range(16))

@@ -283,13 +283,20 @@ function Arrow({ line }: { line: Line }) {
   const isTight = line.room < 130;
   const text = shapes.length ? shapesText(shapes, isTight) : "";
   const room = text.length * (isTight ? 5.6 : 6.4) + 6;
+  // In a narrow column it is in the line's place.
+  const isBeside = room + 9 < line.room / 2;
   return (
     <>
       <path class={`line ${line.kind}`} d={`M${points.map((point) => point.join(",")).join("L")}`} />
       <path class={`line ${line.kind} tip`} d={head} />
-      {text && <rect x={x - room / 2} y={y - 25} width={room} height={16} />}
-      {text && (
-        <text x={x} y={y - 13} text-anchor="middle" class={isTight ? "tight" : ""}>
+      {text && isBeside && (
+        <text x={x + 9} y={y - 11}>
+          {text}
+        </text>
+      )}
+      {text && !isBeside && <rect x={x - room / 2} y={y - 31} width={room} height={22} />}
+      {text && !isBeside && (
+        <text x={x} y={y - 14} text-anchor="middle" class={isTight ? "tight" : ""}>
           {text}
         </text>
       )}

@@ -2,7 +2,7 @@
 
 import type { ComponentChildren } from "preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { percent } from "../../format";
+import { percent, whole } from "../../format";
 import { paint, paintScale, scaleOf, type Scale, type Theme } from "../colours";
 import type { Maps } from "../document";
 import { cellsSeeing, type Box } from "../fields";
@@ -14,12 +14,18 @@ import { unpack } from "../unpack";
 import { FieldPhoto } from "./field";
 import { className, SignedBar } from "./vector";
 
-/** CSS pixels that a map of the grid, and the enlarged one, may take; more only where one value is one pixel. */
-const SMALL = 112;
-const LARGE = 448;
+/** CSS pixels that a map of the grid, and the enlarged one, may take. */
+const SMALL = 84;
+const LARGE = 300;
+/** A map of the grid that has more values than this is drawn smaller; the enlarged one never is. */
+const SMALLEST = 112;
+/** What a map of the grid takes at least, for the figures below it, and the space between two. */
+const TILE = 88;
+const SPACE = 4;
 
-/** Maps of the grid before all are asked for, so that what follows is not far below. */
+/** Maps of the grid before all are asked for, so that what follows is not far below; where there is room, these rows. */
 const FIRST = 12;
+const ROWS = 4;
 let isAllKept = false;
 
 export function MapsPanel(props: PanelProps) {
@@ -51,6 +57,9 @@ const channelOf = (bytes: Uint8Array, { height, width }: Maps, place: number): U
 /** Half a step of the quantisation. */
 const errorOf = ({ low, high }: Maps, place: number): number => (high[place]! - low[place]!) / 255 / 2;
 
+/** CSS pixels of one value in a map that may take so many. */
+const sideOf = ({ height, width }: Maps, room: number): number => Math.max(1, Math.floor(room / Math.max(height, width)));
+
 const valueOf = ({ low, high }: Maps, place: number, byte: number): number =>
   low[place]! + (byte / 255) * (high[place]! - low[place]!);
 
@@ -74,6 +83,7 @@ function MapsOf({ part, view, maps }: PanelProps & { maps: Maps }) {
   const [damaged, setDamaged] = useState(false);
   const [isAllAsked, setAllAsked] = useState(isAllKept);
   const [panel, isVisible] = useVisible<HTMLDivElement>();
+  const [side, available] = useWidth<HTMLDivElement>();
   const theme = useTheme();
   const scales = useScales(maps, part.id);
   const large = useRef<HTMLDivElement>(null);
@@ -90,7 +100,10 @@ function MapsOf({ part, view, maps }: PanelProps & { maps: Maps }) {
 
   const found = channel === null ? 0 : maps.channels.indexOf(channel);
   const current = Math.max(0, found);
-  const isAll = isAllAsked || current >= FIRST;
+  const small = Math.max(TILE, Math.min(SMALLEST, sideOf(maps, SMALL) * maps.width) + SPACE);
+  const columns = Math.max(1, Math.floor((available + SPACE) / (small + SPACE)));
+  const first = Math.max(FIRST, ROWS * columns);
+  const isAll = isAllAsked || current >= first;
   const cell = pointed?.part === part.id && pointed.y < maps.height && pointed.x < maps.width ? pointed : null;
   // Of a pixel of the photo: the cells whose receptive field holds it.
   const seeing = pointed?.part === "photo" ? cellsSeeing(view, part, pointed.y, pointed.x) : null;
@@ -114,7 +127,7 @@ function MapsOf({ part, view, maps }: PanelProps & { maps: Maps }) {
       <div class="maps-all" ref={panel}>
         <div class="row maps-tools">
           <p class="soft small">
-            {t(maps.contributions ? "maps.strongest" : "maps.largest", { shown: maps.channels.length, of: maps.of, target })}
+            {t(maps.contributions ? "maps.strongest" : "maps.largest", { shown: maps.channels.length, of: whole(maps.of), target })}
           </p>
           <fieldset class="tabs maps-scale">
             <legend class="said">{t("maps.scale")}</legend>
@@ -127,7 +140,7 @@ function MapsOf({ part, view, maps }: PanelProps & { maps: Maps }) {
         </div>
         {damaged && <p class="problem">{t("maps.damaged")}</p>}
         {found < 0 && <p class="soft">{t("maps.absent", { channel: channel! })}</p>}
-        <div class="maps">
+        <div class="maps" style={{ "--large": `${Math.max(250, sideOf(maps, LARGE) * maps.width)}px`, "--small": `${small}px` }}>
           <Large
             {...{ maps, bytes, theme, cell, marked, target }}
             part={part.id}
@@ -138,7 +151,7 @@ function MapsOf({ part, view, maps }: PanelProps & { maps: Maps }) {
           >
             <FieldPhoto view={view} part={part} />
           </Large>
-          <div class="maps-side">
+          <div class="maps-side" ref={side}>
             <div
               class="maps-grid"
               role="listbox"
@@ -156,7 +169,7 @@ function MapsOf({ part, view, maps }: PanelProps & { maps: Maps }) {
                 event.preventDefault();
               }}
             >
-              {maps.channels.slice(0, isAll ? undefined : FIRST).map((number, place) => (
+              {maps.channels.slice(0, isAll ? undefined : first).map((number, place) => (
                 <Tile
                   key={number}
                   {...{ maps, bytes, theme, cell, marked, number, place, strongest }}
@@ -167,7 +180,7 @@ function MapsOf({ part, view, maps }: PanelProps & { maps: Maps }) {
                 />
               ))}
             </div>
-            {!isAll && maps.channels.length > FIRST && (
+            {!isAll && maps.channels.length > first && (
               <button
                 type="button"
                 class="button small"
@@ -175,7 +188,7 @@ function MapsOf({ part, view, maps }: PanelProps & { maps: Maps }) {
                   isAllKept = true;
                   setAllAsked(true);
                   // The button goes; what it showed gets the focus.
-                  requestAnimationFrame(() => (grid.current?.children[FIRST] as HTMLElement | undefined)?.focus());
+                  requestAnimationFrame(() => (grid.current?.children[first] as HTMLElement | undefined)?.focus());
                 }}
               >
                 {t("maps.all", { count: maps.channels.length })}
@@ -188,7 +201,7 @@ function MapsOf({ part, view, maps }: PanelProps & { maps: Maps }) {
           {maps.channels.length < maps.of && (
             <>
               {" "}
-              {t("maps.others", { shown: maps.channels.length, of: maps.of })}{" "}
+              {t("maps.others", { shown: maps.channels.length, of: whole(maps.of) })}{" "}
               <code>
                 vertebra explore … --channels {part.id}:{Math.min(...unshown(maps))},…
               </code>
@@ -246,14 +259,16 @@ interface CanvasProps {
   place: number;
   scale: Scale;
   theme: Theme;
-  /** Longer side in CSS pixels, at most. */
+  /** Longer side in CSS pixels, at most; more where one value is one pixel. */
   room: number;
+  /** Longer side of a map that is drawn smaller than that. */
+  most?: number;
   /** Cells with an outline. */
   marked: Box | null;
 }
 
 /** One channel: one value is a square of whole CSS pixels. */
-function MapCanvas({ maps, bytes, place, scale, theme, room, marked }: CanvasProps) {
+function MapCanvas({ maps, bytes, place, scale, theme, room, most = Infinity, marked }: CanvasProps) {
   const { height, width, low, high } = maps;
   const canvas = useRef<HTMLCanvasElement>(null);
   const [frame, isVisible] = useVisible<HTMLSpanElement>();
@@ -261,9 +276,9 @@ function MapCanvas({ maps, bytes, place, scale, theme, room, marked }: CanvasPro
     if (!bytes || !isVisible) return;
     paint(canvas.current!, channelOf(bytes, maps, place), height, width, low[place]!, high[place]!, scale, theme);
   }, [bytes, isVisible, maps, place, scale, theme]);
-  const times = Math.max(1, Math.floor(room / Math.max(height, width)));
+  const times = Math.min(sideOf(maps, room), most / Math.max(height, width));
   return (
-    <span class="map" ref={frame} style={{ width: `${times * width}px`, aspectRatio: `${width} / ${height}` }}>
+    <span class={times < 1 ? "map smaller" : "map"} ref={frame} style={{ width: `${times * width}px`, aspectRatio: `${width} / ${height}` }}>
       <canvas ref={canvas} width={width} height={height} aria-hidden="true" />
       {marked && (
         <span
@@ -316,7 +331,7 @@ function Tile({ part, cell, number, strongest, isCurrent, onEnlarge, ...shown }:
         if (event.pointerType === "mouse" && map.contains(event.target as Node)) point(cellAt(event, map, maps, part));
       }}
     >
-      <MapCanvas {...shown} room={SMALL} />
+      <MapCanvas {...shown} room={SMALL} most={SMALLEST} />
       <span class="map-line">
         <b class="number">{number}</b>
         {contribution !== undefined && <span class="number soft">{signed(contribution, 2)}</span>}
