@@ -23,7 +23,7 @@ def place(tmp_path, monkeypatch, tiny_run, tiny_photos, tiny_registry):
     asset = explore_page._asset
     monkeypatch.setattr(explore_page, "_asset", lambda name: "" if name.startswith("static/") else asset(name))
     # Times of layers are not looked at here, and take half a second.
-    monkeypatch.setattr(exploration, "time_parts", lambda structure: None)
+    monkeypatch.setattr(exploration, "time_parts", lambda structure: [])
     return tmp_path
 
 
@@ -94,7 +94,7 @@ def test_two_photos_and_two_networks(vertebra, place):
         (["a photo.png", "--channels", "many"], 2, "--channels is 'many'"),
         (["a photo.png", "--channels", "0"], 2, "--channels is '0'"),
         (["a photo.png", "--channels", "stem:-1"], 2, "--channels is 'stem:-1'"),
-        (["a photo.png", "--channels", "layr1:0"], 2, "there is no part 'layr1'"),
+        (["a photo.png", "--channels", "layr1:0"], 2, "has no part 'layr1'"),
         (["a photo.png", "--channels", "layer1:999"], 2, "there is no 999"),
         (["a photo.png", "--html", "photos"], 2, "must end in .html"),
         (["a photo.png", "--html", "folder.html"], 2, "is a folder"),

@@ -8,8 +8,9 @@ import tiny
 import torch
 
 from vertebra.card import Preprocessing
-from vertebra.explore.document import Options, build_document
+from vertebra.explore.document import build_document
 from vertebra.explore.observation import build_structure, observe
+from vertebra.explore.options import Options
 from vertebra.explore.page import render_page
 from vertebra.explore.photo import read_photo
 from vertebra.explore.subject import Subject

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from vertebra.explore.document import Options
 from vertebra.explore.effective_fields import effective_fields, encode_gradient, input_gradient, side_holding
 from vertebra.explore.fields import fields
 from vertebra.explore.observation import build_structure, observe
+from vertebra.explore.options import Options
 from vertebra.explore.photo import Photo
 from vertebra.explore.subject import load_subject
 from vertebra.graph.receptive_field import ReceptiveField

@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 from vertebra.anatomy import inspect
-from vertebra.explore.document import Options, build_document
+from vertebra.explore.document import build_document
 from vertebra.explore.observation import build_structure, observe
+from vertebra.explore.options import Options
 from vertebra.explore.page import render_page, texts
 from vertebra.explore.photo import read_photo
 from vertebra.explore.subject import load_subject

@@ -12,11 +12,12 @@ from torch.nn import functional as F
 
 from vertebra.card import Preprocessing
 from vertebra.errors import UsageError
-from vertebra.explore import worked_values
 from vertebra.explore.observation import Observation, build_structure
+from vertebra.explore.options import Options
+from vertebra.explore.strongest import strongest_cell
 from vertebra.explore.subject import Subject
-from vertebra.explore.weighted_layers import asked_cells
-from vertebra.explore.worked_values import require_cells, strongest_cell, worked
+from vertebra.explore.weighted_layers import asked_cell
+from vertebra.explore.worked_values import worked_values
 from vertebra.introspect import operation_values
 from vertebra.models import create_model
 from vertebra.models.layers import Conv2dSame
@@ -75,13 +76,17 @@ def work_out(value):
 
 def of_layers(observation, asked=()):
     """Without those of stages."""
-    return {part: values for part, values in worked(observation, asked).items() if part.startswith("layer/")}
+    return {
+        part: values
+        for part, values in worked_values(observation, Options(values=tuple(asked))).items()
+        if part.startswith("layer/")
+    }
 
 
 def check(observation, asked=()):
     """All values are the network's own; how many there are of each kind of layer, and of each step."""
     rows, kinds = observation.structure.anatomy.rows, Counter()
-    for part, values in worked(observation, asked).items():
+    for part, values in worked_values(observation, Options(values=tuple(asked))).items():
         for value in values:
             found, own = work_out(value), [step["value"] for step in value["steps"]]
             assert found == pytest.approx(own, rel=1e-4, abs=1e-5), (part, value["layer"])
@@ -203,14 +208,11 @@ def test_the_value_that_contributes_most_is_taken():
     contributions = torch.zeros(3, 2, 2)
     contributions[1] = torch.tensor([[1.0, 4.0], [2.0, -1.0]])
     contributions[2, 0, 0] = 5
-    values = torch.zeros(3, 2, 2)
-    values[0, 1, 0] = -9
-    assert strongest_cell(values, contributions) == (1, 0, 1)  # 6 in all, although channel 2 has the highest one
-    assert strongest_cell(values, None) == (0, 1, 0)
-    assert strongest_cell(values, torch.full((3, 2, 2), torch.nan)) == (0, 0, 0)
+    assert strongest_cell(contributions) == (1, 0, 1)  # 6 in all, although channel 2 has the highest one
+    assert strongest_cell(torch.full((3, 2, 2), torch.nan)) == (0, 0, 0)
     contributions[1, 0, 1] = torch.nan
-    assert strongest_cell(values, contributions) == (2, 0, 0)
-    assert strongest_cell(torch.zeros(4), torch.tensor([1.0, 3.0, 2.0, 3.0])) == (1,)
+    assert strongest_cell(contributions) == (2, 0, 0)
+    assert strongest_cell(torch.tensor([1.0, 3.0, 2.0, 3.0])) == (1,)
 
 
 def test_the_default_is_of_the_layers_last_operation(tiny_network):
@@ -235,7 +237,7 @@ def test_the_default_is_of_the_layers_last_operation(tiny_network):
 )
 def test_of_a_stage_the_value_is_followed_to_the_layer_that_made_it(family, steps, tiny_network):
     observation = observe(tiny_network(family), 64)
-    parts, found = observation.structure.parts, worked(observation)
+    parts, found = observation.structure.parts, worked_values(observation, Options())
     of_stages = {part: value for part, (value, *_) in found.items() if part.startswith("stage/") and "output" in value}
     assert steps in [[step["op"] for step in value["steps"]] for value in of_stages.values()]
     for part, value in of_stages.items():
@@ -250,7 +252,7 @@ def test_of_a_stage_the_value_is_followed_to_the_layer_that_made_it(family, step
 def test_what_is_left_out_is_counted_and_summed(monkeypatch, tiny_network):
     observation = observe(tiny_network("resnet"), 32)
     whole = of_layers(observation)
-    monkeypatch.setattr(worked_values, "CAPS", (40, 20))
+    monkeypatch.setattr("vertebra.explore.worked_values.CAPS", (40, 20))
     cut = of_layers(observation)
     assert not any(value["left_out"] for values in whole.values() for value in values)
     assert any(value["left_out"] for values in cut.values() for value in values)
@@ -265,7 +267,7 @@ def test_what_is_left_out_is_counted_and_summed(monkeypatch, tiny_network):
             before = numbers(whole[part][0]["operands"]).reshape(-1, size)
             assert np.array_equal(before[kept].ravel(), operands)
         assert work_out(value) == pytest.approx(work_out(whole[part][0]), rel=1e-9, abs=1e-9)
-    monkeypatch.setattr(worked_values, "BYTES", 1)  # nothing fits, so the least
+    monkeypatch.setattr("vertebra.explore.worked_values.BYTES", 1)  # nothing fits, so the least
     smallest = of_layers(observation)
     assert all(len(numbers(v["operands"])) <= max(20, math.prod(v["kernel"])) for (v,) in smallest.values())
 
@@ -305,8 +307,8 @@ def test_layers_of_which_no_value_is_worked_out():
     observation = observe(Uneven())
     found = {value.get("refused", value.get("layer")) for values in of_layers(observation).values() for value in values}
     assert found == {"worked.refused.transposed", "worked.refused.dimensions", "head", "worked.refused.dtype"}
-    with pytest.raises(UsageError, match="no value of 'spread', a conv_transpose2d, is worked out"):
-        asked_cells(observation.structure, ["spread,0,0,0"])
+    with pytest.raises(UsageError, match=r"'spread' is a conv_transpose2d. No value of a transposed"):
+        asked_cell(observation.structure, "spread,0,0,0")
 
 
 def test_networks_without_layers_with_weights():
@@ -314,7 +316,7 @@ def test_networks_without_layers_with_weights():
     observation = observe(network)
     assert of_layers(observation) == {}
     with pytest.raises(UsageError, match="network has no convolution and no linear layer"):
-        asked_cells(observation.structure, ["0,1,1,1"])
+        asked_cell(observation.structure, "0,1,1,1")
 
 
 @pytest.mark.parametrize(
@@ -337,7 +339,7 @@ def test_networks_without_layers_with_weights():
 )
 def test_values_that_do_not_exist(text, message, uneven_structure):
     with pytest.raises(UsageError, match=message):
-        asked_cells(uneven_structure, ["same,1,1,1", text])
+        asked_cell(uneven_structure, text)
 
 
 @pytest.fixture(scope="module")
@@ -347,16 +349,17 @@ def uneven_structure():
 
 def test_values_that_are_asked_for(uneven_structure, tiny_network):
     same = 1  # the row after that of its padding
-    found = asked_cells(uneven_structure, ["same,1,2,3", " same , 1 , 2 , 3 ", "layer/same,0,0,9", "head,4"])
+    options = Options(values=("same,1,2,3", " same , 1 , 2 , 3 ", "layer/same,0,0,9", "head,4"))
+    found = options.cells(uneven_structure)
     assert found[same] == [(1, 2, 3), (0, 0, 9)] and sorted(map(len, found.values())) == [1, 2]
     resnet = structure_of(tiny_network("resnet"), 32)
     with pytest.raises(UsageError, match=r"'layer1' has 2 layers with weights. Name one: layer1.0.conv1, layer1.0.con"):
-        asked_cells(resnet, ["layer1,0,0,0"])
-    assert list(asked_cells(resnet, ["layer2.0.downsample,0,0,0"]).values()) == [[(0, 0, 0)]]
+        asked_cell(resnet, "layer1,0,0,0")
+    assert asked_cell(resnet, "layer2.0.downsample,0,0,0")[1] == (0, 0, 0)
     # Of two networks, one has to have it.
-    require_cells([uneven_structure, resnet], ["same,1,2,3", "layer1.0.conv1,0,0,0"])
+    Options(values=("same,1,2,3", "layer1.0.conv1,0,0,0")).check([uneven_structure, resnet])
     with pytest.raises(UsageError, match="no layer 'layer9'"):
-        require_cells([uneven_structure, resnet], ["same,1,2,3", "layer9,0,0,0"])
+        Options(values=("same,1,2,3", "layer9,0,0,0")).check([uneven_structure, resnet])
 
 
 def test_a_value_that_only_the_other_network_has_is_passed_over(kinds):

@@ -12,9 +12,8 @@ from vertebra.graph.cost import Kind
 from vertebra.introspect.activations import FUNCTIONS
 from vertebra.introspect.joins import find_gates
 
-from .lineage import parts_by_row
+from .encoding import rounded
 from .observation import Observation
-from .pictures import rounded
 
 BINS = 64
 CAPS = {"relu6": 6.0, "hardtanh": 1.0}
@@ -23,8 +22,7 @@ CUTS = frozenset({"relu", "relu6"})  # negative values become 0
 
 def activation_histograms(observation: Observation, _options: object) -> dict[str, Any]:
     """For the activation's layer: counts in common bins, of which 0 is an edge, and the shares of values."""
-    rows, values = observation.structure.anatomy.rows, observation.values
-    parts = parts_by_row(observation.structure)
+    rows, values = observation.structure.rows, observation.values
     gates = {gate.factor.index for gate in find_gates(rows)}
     found: dict[str, Any] = {}
     for row in rows:
@@ -39,7 +37,7 @@ def activation_histograms(observation: Observation, _options: object) -> dict[st
         moments = _moments(before)
         source = rows[row.inputs[0]] if row.inputs and row.inputs[0] >= 0 else None
         norm = source if source is not None and source.kind is Kind.NORM and values.operands[source.index] else None
-        found.setdefault(parts[row.index], []).append(
+        found.setdefault(observation.structure.layer_of_row[row.index], []).append(
             {
                 "row": row.index,
                 "name": row.name,

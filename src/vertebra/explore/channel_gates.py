@@ -6,18 +6,17 @@ from typing import Any
 
 from vertebra.introspect.joins import find_gates
 
-from .lineage import parts_by_row
+from .encoding import rounded
 from .observation import Observation
-from .pictures import rounded
 
 
 def channel_gates(observation: Observation, _options: object) -> dict[str, Any]:
     """For the product's layer: the gate of each channel, in the order of the channels."""
-    parts = parts_by_row(observation.structure)
+    structure = observation.structure
     found: dict[str, Any] = {}
-    for gate in find_gates(observation.structure.anatomy.rows):
+    for gate in find_gates(structure.rows):
         values = observation.values.outputs[gate.factor.index].detach()[0].flatten()
-        found.setdefault(parts[gate.product.index], []).append(
+        found.setdefault(structure.layer_of_row[gate.product.index], []).append(
             {
                 "row": gate.product.index,
                 "name": gate.product.name,

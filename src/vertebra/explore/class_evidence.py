@@ -11,9 +11,10 @@ from torch import Tensor
 from vertebra.graph.cost import Kind
 from vertebra.graph.rows import Row
 
-from .lineage import parts_by_row, through_views
+from .dependencies import through_views
+from .encoding import rounded
 from .observation import Observation
-from .pictures import rounded, shrunk
+from .pictures import shrunk
 
 CLASSES = 5
 CHANNELS = 8  # listed for, and as many against
@@ -28,8 +29,7 @@ def class_evidence(observation: Observation) -> dict[str, Any] | None:
     Otherwise ("gradient") both are sums of gradient × value of the map (HiResCAM, Draelos et al. 2020,
     https://arxiv.org/abs/2011.08891), which need not add up.
     """
-    rows = observation.structure.anatomy.rows
-    running = [row for row in rows if row.kind is not Kind.UNUSED]
+    running = [row for row in observation.structure.rows if row.kind is not Kind.UNUSED]
     pooled = _pooled_map(observation, running)
     row = _last_map(running) if pooled is None else pooled[0]
     if row is None:
@@ -46,7 +46,7 @@ def class_evidence(observation: Observation) -> dict[str, Any] | None:
         shown.append(_class(evidence, index, float(logits[index]), None if pooled is None else float(pooled[1][index])))
     return {
         "formula": "gradient" if pooled is None else "linear",
-        "part": parts_by_row(observation.structure)[row.index],
+        "part": observation.structure.layer_of_row[row.index],
         "row": row.index,
         "name": row.name,
         "channels": maps.shape[1],

@@ -10,7 +10,7 @@ from vertebra.graph.rows import Row
 from vertebra.introspect.joins import find_concatenations
 
 from .dense_block_sources import dense_concatenations
-from .lineage import ancestors, parts_by_row
+from .dependencies import ancestors
 from .observation import Observation
 from .pictures import encode_pictures, norm, picture, total
 
@@ -22,8 +22,8 @@ def concatenated_branches(observation: Observation, _options: object) -> dict[st
 
     Those of dense blocks are shown by `dense_block_sources`.
     """
-    rows = observation.structure.anatomy.rows
-    parts, behind, dense = parts_by_row(observation.structure), ancestors(rows), dense_concatenations(observation)
+    rows = observation.structure.rows
+    behind, dense = ancestors(rows), dense_concatenations(observation)
     found: dict[str, Any] = {}
     for row in find_concatenations(rows):
         operands = [operand.detach() for operand in observation.values.operands[row.index]]
@@ -47,7 +47,7 @@ def concatenated_branches(observation: Observation, _options: object) -> dict[st
             )
             start = stop
         pictures = {str(i): picture(values) for i, values in enumerate(operands) if len(operands) <= MOST_PICTURES}
-        found.setdefault(parts[row.index], []).append(
+        found.setdefault(observation.structure.layer_of_row[row.index], []).append(
             {
                 "row": row.index,
                 "name": row.name,

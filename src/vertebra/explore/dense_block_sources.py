@@ -9,8 +9,9 @@ from vertebra.errors import UsageError
 from vertebra.graph.rows import Row
 from vertebra.introspect.dense_sources import DenseSource, dense_sources, weights_by_source
 
+from .encoding import rounded
 from .observation import Observation
-from .pictures import rounded, total
+from .pictures import total
 
 
 def dense_block_sources(observation: Observation, _options: object) -> dict[str, Any]:
@@ -19,7 +20,7 @@ def dense_block_sources(observation: Observation, _options: object) -> dict[str,
     The contribution is gradient × value of the source's channels in the concatenation that the reader reads: what
     reaches the logit through this reader, or through later ones, is told apart.
     """
-    rows, blocks = observation.structure.anatomy.rows, _blocks(observation)
+    rows, blocks = observation.structure.rows, _blocks(observation)
     if not blocks:
         return {}
     weights = {found.source: found.mean for found in weights_by_source(observation.structure.subject.network)}
@@ -53,7 +54,7 @@ def dense_block_sources(observation: Observation, _options: object) -> dict[str,
 
 def dense_concatenations(observation: Observation) -> set[int]:
     """Rows of the concatenations that the readers of dense blocks read."""
-    rows = observation.structure.anatomy.rows
+    rows = observation.structure.rows
     readers = {pair.reader for pairs in _blocks(observation).values() for pair in pairs}
     found = (_concatenation_before(rows, reader) for reader in readers)
     return {row.index for row in found if row is not None}

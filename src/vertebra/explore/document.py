@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vertebra.graph.cost import Kind
@@ -16,43 +14,26 @@ from .class_evidence import class_evidence
 from .concatenated_branches import concatenated_branches
 from .dense_block_sources import dense_block_sources
 from .effective_fields import effective_fields
-from .feature_maps import Channels, fit_maps, strongest_channels
+from .feature_maps import fit_maps
 from .fields import fields
 from .layer_formula import layer_formulas
-from .notes import Note
+from .notes import Note, listed
 from .observation import Observation, Structure
+from .options import Options
 from .page import fixed_bytes, packed_bytes
 from .parts import sum_of_times
 from .patches import CHANNELS, ROOM, Patches, find_patches
 from .residual_additions import residual_additions
+from .strongest import strongest_channels
 from .vectors import vectors
-from .worked_values import worked
+from .worked_values import worked_values
 
 SCHEMA = 1
 TOP = 10  # classes that are listed
 MOST_BYTES = 7_900_000  # of the page
 
-
-@dataclass(frozen=True)
-class Options:
-    """What is asked for besides what every page has."""
-
-    language: str = "en"
-    values: tuple[str, ...] = ()  # LAYER,C,Y,X, to be worked out
-    channels: Channels = field(default_factory=Channels)
-    photos: tuple[Path, ...] = ()  # whose patches are shown
-    folder: Path = Path()  # of these photos
-
-
 # Each section gives, for the parts that it has something to say of, a JSON value by the part's id.
 Section = Callable[[Observation, Options], Mapping[str, Any]]
-
-
-def worked_values(observation: Observation, options: Options) -> dict[str, Any]:
-    """One value of each layer with weights, worked out, and those that are asked for."""
-    return worked(observation, options.values)
-
-
 SECTIONS: dict[str, Section] = {
     "vector": vectors,
     "formula": layer_formulas,
@@ -68,22 +49,22 @@ SECTIONS: dict[str, Section] = {
 
 
 def build_document(
-    observations: Sequence[Observation], options: Options, progress: Progress = silent
+    observations: Sequence[Observation], options: Options, progress: Progress = silent, notes: Sequence[Note] = ()
 ) -> dict[str, Any]:
     """All that the page shows of one or two observations; the maps get the room that all else leaves."""
     structures = list(dict.fromkeys(observation.structure for observation in observations))
-    notes = [note for s in structures for note in (*s.subject.notes, *structure_notes(s))]
+    notes = [*notes, *(note for s in structures for note in (*s.subject.notes, *structure_notes(s)))]
+    notes += [note for observation in observations for note in observation_notes(observation)]
     networks = [network(structure) for structure in structures]
     for structure, found in zip(structures, networks, strict=True) if options.photos else ():
         patches = _patches(structure, observations, options, ROOM // len(structures), progress)
         found["patches"] = patches.to_dict()
         notes += patches.notes
     views: list[dict[str, Any]] = []
-    steps = len(observations) * (len(SECTIONS) + 1)
     for observation in observations:
         seen: dict[str, dict[str, Any]] = {}
-        for name, section in SECTIONS.items():
-            progress("explore: what is shown of each part", len(views) * (len(SECTIONS) + 1), steps)
+        for done, (name, section) in enumerate(SECTIONS.items(), len(views) * len(SECTIONS)):
+            progress("explore: what is shown of each part", done, len(observations) * len(SECTIONS))
             for part, value in section(observation, options).items():
                 seen.setdefault(part, {})[name] = value
         views.append(
@@ -101,48 +82,38 @@ def build_document(
         "language": options.language,
         "networks": networks,
         "views": views,
-        "quantisation": {"error": 0.0, "share": 0.0},
         "notes": [],
     }
-    room = MOST_BYTES - fixed_bytes() - packed_bytes(document)
-    if room < 0:
-        notes.append(Note("note.page.large", {"megabytes": round((MOST_BYTES - room) / 1e6, 1)}))
-    for observation, view in zip(observations, views, strict=True):
-        progress("explore: feature maps", views.index(view), len(views))
-        fitted = fit_maps(observation, options.channels, max(0, room) // len(views))
+    size = fixed_bytes() + packed_bytes(document)
+    room = max(0, MOST_BYTES - size)
+    for done, (observation, view) in enumerate(zip(observations, views, strict=True)):
+        progress("explore: feature maps", done, len(views))
+        fitted = fit_maps(observation, options.channels, room // len(views))
         for part, maps in fitted.maps.items():
             view["parts"].setdefault(part, {})["maps"] = maps
-            worst = document["quantisation"]
-            worst["error"] = max(worst["error"], maps["error"])
-            worst["share"] = max(worst["share"], maps["error_share"])
         notes += fitted.notes
-    document["notes"] = _distinct(note.to_dict() for note in notes)
+        size += fitted.size
+    if size > MOST_BYTES:
+        notes.append(Note("note.page.large", {"megabytes": round(size / 1e6, 1)}))
+    document["notes"] = [note.to_dict() for index, note in enumerate(notes) if note not in notes[:index]]
     return document
-
-
-def _distinct(notes: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    for note in notes:
-        if note not in found:
-            found.append(note)
-    return found
 
 
 def _patches(
     structure: Structure, observations: Sequence[Observation], options: Options, room: int, progress: Progress
 ) -> Patches:
     """Of the strongest channels of each stage, on any of the photos, and of those that are asked for."""
-    channels: dict[str, dict[int, None]] = {}
+    asked = options.channels.by_row(structure)
+    wanted: dict[int, tuple[str, dict[int, None]]] = {}  # row → part, since a stage and its last block have one output
     for observation in observations:
         for part in structure.parts.values() if observation.structure is structure else ():
-            asked = options.channels.asked(part)
-            if len(part.shape) != 3 or not (part.level == "stage" or asked):
-                continue
-            strongest = strongest_channels(observation.output(part), observation.contributions[part.row], CHANNELS)
-            chosen = channels.setdefault(part.id, dict.fromkeys(asked))
-            chosen.update(dict.fromkeys(asked or strongest))
-    wanted = {part: list(numbers) for part, numbers in channels.items()}
-    return find_patches(structure, wanted, options.photos, options.folder, progress, room)
+            if len(part.shape) == 3 and (part.level == "stage" or part.row in asked):
+                _, channels = wanted.setdefault(part.row, (part.id, {}))
+                chosen = asked.get(part.row) or strongest_channels(observation.scores(part.row)[0], CHANNELS)
+                channels |= dict.fromkeys(chosen)
+    return find_patches(
+        structure, {part: list(each) for part, each in wanted.values()}, options.photos, options.folder, progress, room
+    )
 
 
 def network(structure: Structure) -> dict[str, Any]:
@@ -160,18 +131,29 @@ def network(structure: Structure) -> dict[str, Any]:
         "bytes": anatomy.bytes,
         "ms": sum_of_times(part for part in structure.parts.values() if part.parent is None),
         "parts": [part.to_dict() for part in structure.parts.values()],
-        "unused": [
-            {"name": row.name, "type": row.module_type, "parameters": row.parameters}
-            for row in anatomy.rows
-            if row.kind is Kind.UNUSED
-        ],
     }
 
 
 def structure_notes(structure: Structure) -> list[Note]:
     """What has to be known of a network's figure."""
-    is_generic = structure.graph.stages is None
-    return [Note("note.generic", {"name": structure.subject.name})] if is_generic else []
+    name, unused = structure.subject.name, [row for row in structure.rows if row.kind is Kind.UNUSED]
+    notes = []
+    if structure.graph.stages is None:
+        notes.append(Note("note.generic", {"name": name}))
+    if unused:
+        parameters = f"{sum(row.parameters for row in unused):,}"
+        modules = listed([row.name for row in unused])
+        notes.append(Note("note.unused", {"name": name, "parameters": parameters, "modules": modules}))
+    if structure.anatomy.output_shape[-1] == 1:
+        notes.append(Note("note.one_class", {"name": name}))
+    return notes
+
+
+def observation_notes(observation: Observation) -> list[Note]:
+    """What has to be known of a network's values on a photo."""
+    layers = [part for part in observation.structure.parts.values() if part.level == "layer"]
+    broken = [part.name for part in layers if not observation.output(part).isfinite().all()]
+    return [Note("note.not_finite", {"photo": observation.photo.name, "layers": listed(broken)})] if broken else []
 
 
 def predictions(observation: Observation) -> list[dict[str, Any]]:

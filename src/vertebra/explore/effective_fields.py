@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import math
-import zlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,19 +11,16 @@ from torch.nn import functional as F
 
 from vertebra.graph.receptive_field import ReceptiveField
 
-from .fields import receptive_fields
-
-if TYPE_CHECKING:
-    from .document import Options
-    from .observation import Observation
+from .encoding import deflated, quantised
+from .observation import Observation
 
 SHARE = 0.95  # of the gradient, which a square is to hold
 MOST_SIDE = 224  # values along a side of the picture
 
 
-def effective_fields(observation: Observation, options: Options) -> dict[str, Any]:
+def effective_fields(observation: Observation, _options: object) -> dict[str, Any]:
     """The effective field of the central cell of each stage with maps, where it has a gradient."""
-    fields = receptive_fields(observation.structure)
+    fields = observation.structure.receptive_fields
     found = {}
     for part in observation.structure.parts.values():
         field = fields[part.row] if part.level == "stage" and len(part.shape) == 3 else None
@@ -71,14 +66,14 @@ def encode_gradient(gradient: Tensor, most: int = MOST_SIDE) -> dict[str, Any]:
     """
     step = math.ceil(max(gradient.shape) / most)
     means = F.avg_pool2d(gradient[None, None].double(), step, ceil_mode=True)[0, 0]
-    steps = (means / means.max() * 255).round().to(torch.uint8)
+    steps = quantised(means, 0, means.max())
     rows, columns = (steps.any(dim).nonzero().flatten().tolist() for dim in (1, 0))
-    held = steps[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].contiguous()
+    held = steps[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return {
         "top": rows[0] * step,
         "left": columns[0] * step,
         "height": held.shape[0],
         "width": held.shape[1],
         "step": step,
-        "data": base64.b64encode(zlib.compress(held.numpy().tobytes(), 9)).decode("ascii"),
+        "data": deflated(held),
     }

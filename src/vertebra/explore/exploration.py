@@ -16,14 +16,13 @@ from vertebra.errors import UsageError, VertebraError, warn
 from vertebra.files import wrap_write_errors, write_durably
 from vertebra.progress import Progress, silent
 
-from .document import Options, build_document
-from .feature_maps import Channels
+from .document import build_document
 from .observation import Observation, Structure, build_structure, observe, time_parts
+from .options import Channels, ChannelsArgument, Options
 from .page import LANGUAGES, check_page_path, render_page, texts
 from .patches import photos_below
 from .photo import check_photo, read_photo
 from .subject import Subject, load_subject, plain_twin, untrained_twin
-from .worked_values import require_cells
 
 Model = nn.Module | str | os.PathLike[str]
 UNTRAINED, PLAIN = "untrained", "plain"  # what a network may be compared with
@@ -67,8 +66,8 @@ def explore(
     compare: Model | None = None,
     weights: Any = "DEFAULT",
     photos: str | os.PathLike[str] | None = None,
-    channels: Any = None,
-    values: Sequence[str] = (),
+    channels: ChannelsArgument = None,
+    values: str | Sequence[str] = (),
     language: str = "en",
     progress: Progress = silent,
 ) -> Exploration:
@@ -82,7 +81,7 @@ def explore(
             its shortcuts), or another model.
         weights: for a network's name: "DEFAULT", "none" (random), the name of published weights, or a file.
         photos: a folder; of each channel shown, the patches of these photos that excite it most.
-        channels: how many of each part are shown, or those of parts: {"layer4": [5, 17]}.
+        channels: how many of each stage and block are shown, or those of parts: {"layer4": [5, 17]}.
         values: to be worked out besides the strongest one of each layer: "LAYER,C,Y,X", or "LAYER,C" of a linear
             layer; channel, row and column count from 0.
         language: of the page at first, "en" or "ja".
@@ -100,7 +99,8 @@ def explore(
             "other_photo and compare are both given; the page has two views. Leave one out.",
             "PHOTO2 and --compare are both given; the page has two views. Leave one out.",
         )
-    options = Options(language=language, values=tuple(values), channels=Channels.of_argument(channels))
+    values = (values,) if isinstance(values, str) else tuple(values)
+    options = Options(language, values, Channels.of_argument(channels))
     sources = [photo] if other_photo is None else [photo, other_photo]
     for source in sources:
         check_photo(source)
@@ -115,16 +115,15 @@ def explore(
     if other is not None:
         # The twin with random weights has the same operations.
         structures.append(replace(structure, subject=other) if compare == UNTRAINED else build_structure(other))
-    require_cells(structures, options.values)
-    options.channels.check(structures)
+    options.check(structures)
     progress("explore: timing the layers")
-    for one in structures if compare != UNTRAINED else [structure]:
-        time_parts(one)
+    timed = structures if compare != UNTRAINED else [structure]
+    notes = [note for one in timed for note in time_parts(one)]
     seen = []
     for index, (one, source) in enumerate(zip(structures * len(sources), sources * len(structures), strict=True)):
         progress("explore: running the network", index, len(sources) * len(structures))
         seen.append(_observe(one, source))
-    document = build_document(seen, options, progress)
+    document = build_document(seen, options, progress, notes)
     for note in document["notes"]:
         warn(texts()["en"][note["key"]].format_map(note["values"]))
     return Exploration(document)

@@ -11,9 +11,9 @@ from vertebra.graph.rows import Row
 from .observation import Observation
 
 
-def layer_formulas(observation: Observation, options: object) -> dict[str, Any]:
+def layer_formulas(observation: Observation, _options: object) -> dict[str, Any]:
     """Of each layer, and of the operation in it that multiplies; none where the product is not the row's MACs."""
-    rows = observation.structure.anatomy.rows
+    rows = observation.structure.rows
     found = {}
     for part in observation.structure.parts.values():
         if part.level in ("layer", "operation"):

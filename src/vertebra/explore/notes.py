@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,3 +17,8 @@ class Note:
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {"key": self.key, "values": self.values}
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """The first names, for a value of a note."""
+    return ", ".join([*names[:most], *(["…"] if len(names) > most else [])])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,12 +9,15 @@ from torch import Tensor
 
 from vertebra.anatomy import Anatomy, inspect
 from vertebra.anatomy.measurement import operation_times
-from vertebra.errors import UsageError
+from vertebra.errors import UsageError, first_line
 from vertebra.graph import trace as tracer
 from vertebra.graph.ir import Graph, Node
-from vertebra.graph.rows import nodes_with_costs
+from vertebra.graph.receptive_field import ReceptiveField, ReceptiveFields
+from vertebra.graph.rows import Row, nodes_with_costs
 from vertebra.introspect.operation_values import Contributions, OperationValues, operation_values
 
+from .layer_grouping import find_readers
+from .notes import Note
 from .parts import Part, add_times, build_parts
 from .photo import Photo
 from .subject import Subject, network_input, use_statistics_of
@@ -30,10 +32,31 @@ class Structure:
     graph: Graph
     parts: dict[str, Part]
 
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """All operations, as `inspect` lists them."""
+        return self.anatomy.rows
+
     @cached_property
     def nodes(self) -> list[Node]:
         """The operation of the graph behind each row."""
         return [node for node, _ in nodes_with_costs(self.graph)]
+
+    @cached_property
+    def readers(self) -> dict[int, list[int]]:
+        """For each row the rows that read it; -1 is the network's input."""
+        return find_readers(self.rows)
+
+    @cached_property
+    def layer_of_row(self) -> dict[int, str]:
+        """Id of the layer that a row belongs to, or of the innermost part above single operations."""
+        return {row: part.id for part in self.parts.values() if part.level != "operation" for row in part.rows}
+
+    @cached_property
+    def receptive_fields(self) -> list[ReceptiveField | None]:
+        """The theoretical receptive field of each row's output."""
+        found = ReceptiveFields(self.graph)
+        return [found.update(node, cost) for node, cost in nodes_with_costs(self.graph)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +82,11 @@ class Observation:
         """Of each operation's output to the logit of `target`: gradient × value, by row."""
         return self.values.contributions(self.values.result[0, self.target])
 
+    def scores(self, row: int) -> Tensor:
+        """What each value of a row's output contributes, (1, C, …); without a gradient its magnitude."""
+        contributions = self.contributions[row]
+        return self.values.outputs[row].detach().abs() if contributions is None else contributions
+
     def output(self, part: Part) -> Tensor:
         """The part's output, (1, C, H, W) or (1, C)."""
         return self.values.outputs[part.row].detach()
@@ -72,10 +100,13 @@ def build_structure(subject: Subject) -> Structure:
     return Structure(subject, anatomy, graph, build_parts(anatomy.rows, graph.modules))
 
 
-def time_parts(structure: Structure, seconds: float = 0.5) -> None:
-    """Time the operations in torch on this machine, for so long or three runs; no times where that fails."""
-    with contextlib.suppress(UsageError):
+def time_parts(structure: Structure, seconds: float = 0.5) -> list[Note]:
+    """Time the operations in torch on this machine, for so long or three runs; where that fails, say so."""
+    try:
         add_times(structure.parts, operation_times(structure.anatomy.subject, seconds))
+    except UsageError as error:
+        return [Note("note.untimed", {"name": structure.subject.name, "reason": first_line(error)})]
+    return []
 
 
 def observe(structure: Structure, photo: Photo) -> Observation:

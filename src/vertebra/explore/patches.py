@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import io
+import math
 import os
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ from PIL import Image
 from torch import Tensor
 
 from vertebra.errors import ImageError, UsageError
+from vertebra.graph.receptive_field import ReceptiveField
 from vertebra.introspect.operation_outputs import visit_outputs
-from vertebra.pixels import Pixels
 from vertebra.progress import Progress, silent
 from vertebra.runtime.photo_paths import photos as find_photos
 
-from .fields import receptive_fields
-from .notes import Note
+from .encoding import data_url, rounded
+from .notes import Note, listed
 from .observation import Structure
 from .photo import read_photo
 from .subject import network_input
@@ -34,30 +35,16 @@ CHANNELS = 16  # of each stage
 BATCH = 8
 ROOM = 1_800_000  # bytes of all patches of a page
 
+Box = tuple[int, int, int, int]  # (left, top, right, bottom), in pixels of the network's input
+
 
 @dataclass(frozen=True)
 class Hit:
-    """Where a channel is largest in a photo."""
+    """Where a channel is largest in a photo, and what it sees there."""
 
     value: float
     photo: int
-    y: int
-    x: int
-
-
-@dataclass
-class PatchStore:
-    """Pictures of patches, each once."""
-
-    pictures: list[str] = field(default_factory=list)
-    index_of: dict[str, int] = field(default_factory=dict)
-
-    def add(self, picture: str) -> int:
-        """The index of a picture."""
-        if picture not in self.index_of:
-            self.index_of[picture] = len(self.pictures)
-            self.pictures.append(picture)
-        return self.index_of[picture]
+    box: Box
 
 
 @dataclass(frozen=True)
@@ -112,170 +99,139 @@ def find_patches(
     Raises:
         UsageError: no photo can be read.
     """
-    rows = {structure.parts[part].row: (part, torch.tensor(list(numbers))) for part, numbers in channels.items()}
-    search = _Search({row: numbers for row, (_, numbers) in rows.items()})
-    broken: list[str] = []
-    batch: list[tuple[int, Tensor]] = []
-
-    def run() -> None:
-        if batch:
-            search.photos = [index for index, _ in batch]
-            images = torch.cat([image for _, image in batch])
-            visit_outputs(structure.subject.network, structure.graph, images, rows.keys(), search.visit)
-            batch.clear()
-
-    for done, path in enumerate(photos):
-        progress("photos: largest values", done, len(photos))
-        try:
-            pixels = read_photo(path, structure.subject.preprocessing).pixels
-        except ImageError:
-            broken.append(_relative(path, folder))
-            continue
-        batch.append((done, network_input(structure.subject, pixels)))
-        if len(batch) == BATCH:
-            run()
-    run()
+    search = _Search(structure, channels)
+    broken = search.run(photos, progress)
     if len(broken) == len(photos):
-        raise UsageError(f"none of the {len(photos)} photos in {folder} can be read: {', '.join(broken[:3])}")
+        shown = listed([str(path) for path in photos], 3)
+        raise UsageError(f"none of the {len(photos)} photos in {folder} can be read: {shown}")
+    hits = {part: {channel: search.hits(part, channel) for channel in of_part} for part, of_part in channels.items()}
+    all_hits = [hit for of_part in hits.values() for of_channel in of_part.values() for hit in of_channel]
+    cuts = _cut(structure, all_hits, photos, progress)
+    parts: dict[str, dict[str, list[list[float]]]] = {part: {} for part in channels}
+    pictures: dict[str, int] = {}  # with their indices, as are the names
+    names: dict[str, int] = {}
+    left_out: Counter[str] = Counter()
+    used = 0
+    for part, channel in _in_turn(channels):
+        best = [(cuts[hit.photo, hit.box], hit) for hit in hits[part][channel]]
+        more = sum(len(picture) + 3 for picture in {picture for picture, _ in best} - pictures.keys())
+        if used + more > room:
+            left_out[structure.parts[part].name] += 1
+            continue
+        used += more
+        parts[part][str(channel)] = [
+            [
+                pictures.setdefault(picture, len(pictures)),
+                rounded(hit.value, 5),
+                names.setdefault(_relative(photos[hit.photo], folder), len(names)),
+            ]
+            for picture, hit in best
+        ]
     notes = []
     if broken:
-        names = ", ".join(broken[:20]) + (", …" if len(broken) > 20 else "")
-        notes.append(Note("note.patches.broken", {"count": len(broken), "of": len(photos), "photos": names}))
-    hits = {
-        part: {int(channel): search.hits(row, at) for at, channel in enumerate(numbers)}
-        for row, (part, numbers) in rows.items()
-    }
-    return _cut(structure, hits, photos, folder, len(photos) - len(broken), notes, room, progress)
+        shown = listed([_relative(photos[index], folder) for index in broken], 20)
+        notes.append(Note("note.patches.broken", {"count": len(broken), "of": len(photos), "photos": shown}))
+    if left_out:
+        shown = ", ".join(f"{name} ({count})" for name, count in left_out.items())
+        notes.append(Note("note.patches.left_out", {"count": left_out.total(), "parts": shown}))
+    return Patches(parts, list(pictures), len(photos) - len(broken), list(names), notes)
 
 
 class _Search:
-    """Keeps the largest values of each channel over photos."""
+    """Keeps the largest values of channels over photos."""
 
-    def __init__(self, channels: Mapping[int, Tensor]) -> None:
-        self.channels = channels
-        self.photos: list[int] = []  # of the batch that runs
+    def __init__(self, structure: Structure, channels: Mapping[str, Sequence[int]]) -> None:
+        self._structure = structure
+        self._channels = channels
+        self._indices = {structure.parts[part].row: torch.tensor(list(of_part)) for part, of_part in channels.items()}
+        self._batch: list[tuple[int, Tensor]] = []  # index of the photo, and its input
         self._best: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # values, photos, cells: (channels, BEST)
-        self._widths: dict[int, int] = {}
 
-    def visit(self, row: int, output: Tensor) -> None:
+    def run(self, photos: Sequence[Path], progress: Progress) -> list[int]:
+        """Take in all photos; those that cannot be read are returned."""
+        broken = []
+        for index, path in enumerate(photos):
+            progress("photos: largest values", index, len(photos))
+            try:
+                pixels = read_photo(path, self._structure.subject.preprocessing).pixels
+            except ImageError:
+                broken.append(index)
+                continue
+            self._batch.append((index, network_input(self._structure.subject, pixels)))
+            if len(self._batch) == BATCH:
+                self._run_batch()
+        self._run_batch()
+        return broken
+
+    def _run_batch(self) -> None:
+        if self._batch:
+            images = torch.cat([image for _, image in self._batch])
+            network, graph = self._structure.subject.network, self._structure.graph
+            visit_outputs(network, graph, images, self._indices.keys(), self._visit)
+            self._batch.clear()
+
+    def _visit(self, row: int, output: Tensor) -> None:
         """Take in an output, (N, C, H, W)."""
-        values, cells = output[:, self.channels[row]].flatten(2).max(2)
-        photos = torch.tensor(self.photos)[:, None].expand_as(cells)
-        self._widths[row] = output.shape[3]
-        new = (values.T.nan_to_num(-torch.inf), photos.T, cells.T)
+        values, cells = output[:, self._indices[row]].flatten(2).max(2)
+        photos = torch.tensor([index for index, _ in self._batch])[:, None].expand_as(cells)
+        new = [values.T.nan_to_num(-torch.inf), photos.T, cells.T]
         if row in self._best:
-            new = tuple(torch.cat(pair, 1) for pair in zip(self._best[row], new, strict=True))  # type: ignore[assignment]
+            new = [torch.cat(pair, 1) for pair in zip(self._best[row], new, strict=True)]
         # Stable, so that of equal values the earlier photo stays.
         order = new[0].sort(dim=1, descending=True, stable=True).indices[:, :BEST]
         self._best[row] = (new[0].gather(1, order), new[1].gather(1, order), new[2].gather(1, order))
 
-    def hits(self, row: int, at: int) -> list[Hit]:
-        """Of the channel at this place in the row's list, the largest first."""
-        values, photos, cells = (found[at].tolist() for found in self._best[row])
-        width = self._widths[row]
+    def hits(self, part: str, channel: int) -> list[Hit]:
+        """Of a channel, the largest first."""
+        row, width = self._structure.parts[part].row, self._structure.parts[part].shape[2]
+        values, photos, cells = (found[self._channels[part].index(channel)].tolist() for found in self._best[row])
+        side, field = self._structure.subject.preprocessing.crop_size, self._structure.receptive_fields[row]
         return [
-            Hit(value, photo, cell // width, cell % width)
+            Hit(value, photo, _box(field, divmod(cell, width), side))
             for value, photo, cell in zip(values, photos, cells, strict=True)
+            if math.isfinite(value)
         ]
 
 
-def _cut(
-    structure: Structure,
-    hits: Mapping[str, Mapping[int, Sequence[Hit]]],
-    photos: Sequence[Path],
-    folder: Path,
-    searched: int,
-    notes: list[Note],
-    room: int,
-    progress: Progress,
-) -> Patches:
-    """Cut the patches out of the photos; channel by channel, the first of all parts, then the second of all, …"""
-    fields = receptive_fields(structure)
-    boxes: dict[tuple[str, int, int], tuple[int, int, int, int]] = {}
-    needed: dict[int, list[tuple[str, int, int]]] = defaultdict(list)
-    side = structure.subject.preprocessing.crop_size
-    for part, of_channel in hits.items():
-        found = fields[structure.parts[part].row]
-        for channel, best in of_channel.items():
-            for rank, hit in enumerate(best):
-                boxes[part, channel, rank] = (
-                    (0, 0, side, side)
-                    if found is None or len(found.size) != 2
-                    else _box(found.start, found.jump, found.size, (hit.y, hit.x), side)
-                )
-                needed[hit.photo].append((part, channel, rank))
-    cuts: dict[tuple[str, int, int], str] = {}
-    for done, (index, keys) in enumerate(sorted(needed.items())):
-        progress("photos: patches", done, len(needed))
-        pixels = read_photo(photos[index], structure.subject.preprocessing).pixels
-        made: dict[tuple[int, int, int, int], str] = {}
-        for key in keys:
-            box = boxes[key]
-            made[box] = made[box] if box in made else _picture(pixels, box)
-            cuts[key] = made[box]
-    store, names, used = PatchStore(), _Names(photos, folder), 0
-    parts: dict[str, dict[str, list[list[float]]]] = {part: {} for part in hits}
-    left_out: dict[str, int] = {}
-    for part, channel in _in_turn({part: list(of_channel) for part, of_channel in hits.items()}):
-        best = hits[part][channel]
-        pictures = [cuts[part, channel, rank] for rank in range(len(best))]
-        more = sum(len(picture) + 3 for picture in set(pictures) if picture not in store.index_of)
-        if used + more > room:
-            left_out[part] = left_out.get(part, 0) + 1
-            continue
-        used += more
-        parts[part][str(channel)] = [
-            [store.add(picture), float(f"{hit.value:.5g}"), names.add(hit.photo)]
-            for picture, hit in zip(pictures, best, strict=True)
-        ]
-    if left_out:
-        shown = ", ".join(f"{structure.parts[part].name} ({count})" for part, count in left_out.items())
-        notes.append(Note("note.patches.left_out", {"count": sum(left_out.values()), "parts": shown}))
-    return Patches(parts, store.pictures, searched, names.names, notes)
-
-
-def _box(
-    start: Sequence[float], jump: Sequence[float], size: Sequence[float], cell: tuple[int, int], side: int
-) -> tuple[int, int, int, int]:
-    """The receptive field of a cell as (left, top, right, bottom), cut off at the image's edges."""
-    edges = []
-    for axis in (1, 0):
-        first = start[axis] + cell[axis] * jump[axis]
-        low, high = max(0, round(first)), min(side, round(first + size[axis]))
-        low = min(low, side - 1)
-        edges.append((low, max(high, low + 1)))
-    (left, right), (top, bottom) = edges
+def _box(field: ReceptiveField | None, cell: tuple[int, int], side: int) -> Box:
+    """The receptive field of a cell, cut off at the image's edges; the whole image where it is not known."""
+    if field is None or len(field.size) != 2:
+        return (0, 0, side, side)
+    (top, bottom), (left, right) = (
+        (min(max(0, first), side - 1), max(1, min(side, first + size)))
+        for first, size in ((field.start[axis] + cell[axis] * field.jump[axis], field.size[axis]) for axis in (0, 1))
+    )
     return left, top, right, bottom
 
 
-def _picture(pixels: Pixels, box: tuple[int, int, int, int]) -> str:
-    patch = Image.fromarray(np.ascontiguousarray(pixels[box[1] : box[3], box[0] : box[2]]))
+def _cut(
+    structure: Structure, hits: Sequence[Hit], photos: Sequence[Path], progress: Progress
+) -> dict[tuple[int, Box], str]:
+    """The pictures of what hits see, by photo and box; each photo is read once."""
+    needed: dict[int, set[Box]] = defaultdict(set)
+    for hit in hits:
+        needed[hit.photo].add(hit.box)
+    found: dict[tuple[int, Box], str] = {}
+    for done, (index, boxes) in enumerate(sorted(needed.items())):
+        progress("photos: patches", done, len(needed))
+        picture = Image.fromarray(
+            np.ascontiguousarray(read_photo(photos[index], structure.subject.preprocessing).pixels)
+        )
+        found |= {(index, box): _picture(picture.crop(box)) for box in boxes}
+    return found
+
+
+def _picture(patch: Image.Image) -> str:
     patch.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()
     patch.save(buffer, "JPEG", quality=75, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return data_url("jpeg", buffer.getvalue())
 
 
-def _in_turn(channels: Mapping[str, Sequence[int]]) -> Iterable[tuple[str, int]]:
-    for place in range(max(map(len, channels.values()), default=0)):
-        for part, numbers in channels.items():
-            if place < len(numbers):
-                yield part, numbers[place]
-
-
-class _Names:
-    """The names of those photos that are shown."""
-
-    def __init__(self, photos: Sequence[Path], folder: Path) -> None:
-        self.names: list[str] = []
-        self._photos, self._folder = photos, folder
-        self._index: dict[int, int] = {}
-
-    def add(self, photo: int) -> int:
-        if photo not in self._index:
-            self._index[photo] = len(self.names)
-            self.names.append(_relative(self._photos[photo], self._folder))
-        return self._index[photo]
+def _in_turn(channels: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, int]]:
+    """The first channel of each part, then the second of each, …"""
+    for of_rank in zip_longest(*([(part, channel) for channel in of_part] for part, of_part in channels.items())):
+        yield from filter(None, of_rank)
 
 
 def _relative(path: Path, folder: Path) -> str:

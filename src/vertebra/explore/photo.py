@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import os
 import re
@@ -17,6 +16,8 @@ from vertebra.decoding import Source, decode, source_name
 from vertebra.errors import ImageError, UsageError, suggest_path
 from vertebra.pixels import Pixels, resize_and_crop
 from vertebra.preprocessing import Preprocessing, center_crop_box, resized_size, strip_crop_box
+
+from .encoding import data_url
 
 MOST_SIDE = 1024  # pixels of the longer side of the photo on the page
 MOST_BYTES = 300_000  # of a picture on the page
@@ -122,8 +123,7 @@ def _data_url(picture: Image.Image, smooth: bool = True) -> tuple[str, bool]:
         lossless = kind != "JPEG"
         if buffer.tell() <= MOST_BYTES:
             break
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f"data:image/{kind.lower()};base64,{data}", lossless
+    return data_url(kind.lower(), buffer.getvalue()), lossless
 
 
 def _encodings(picture: Image.Image, smooth: bool) -> Iterator[tuple[str, dict[str, Any]]]:

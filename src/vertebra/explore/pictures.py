@@ -1,14 +1,14 @@
-"""Small pictures of maps, and numbers as short as they are on the page."""
+"""Small pictures of maps, their norms and sums."""
 
 from __future__ import annotations
 
-import base64
-import zlib
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
+
+from .encoding import deflated, quantised, rounded
 
 MOST = 56  # cells of a picture's side; maps that are larger are averaged
 
@@ -34,19 +34,13 @@ def encode_pictures(pictures: dict[str, Tensor | None]) -> dict[str, Any] | None
         return None
     stacked = torch.stack(found)
     high = float(stacked.max())
-    steps = (stacked / (high or 1.0) * 255).round().to(torch.uint8)
     return {
         "names": list(pictures),
         "height": stacked.shape[1],
         "width": stacked.shape[2],
         "high": high,
-        "data": base64.b64encode(zlib.compress(steps.numpy().tobytes(), 9)).decode("ascii"),
+        "data": deflated(quantised(stacked, 0.0, high)),
     }
-
-
-def rounded(value: float, digits: int = 6) -> float:
-    """To so many significant digits: those that float32 has, unless said otherwise."""
-    return float(f"{value:.{digits}g}")
 
 
 def norm(values: Tensor) -> float:

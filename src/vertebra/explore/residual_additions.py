@@ -12,9 +12,11 @@ from torch.linalg import vector_norm
 from vertebra.graph.rows import Row
 from vertebra.introspect.joins import find_additions
 
-from .lineage import ancestors, parts_by_row, weighted
+from .dependencies import ancestors
+from .encoding import rounded
+from .layer_grouping import WEIGHTED
 from .observation import Observation
-from .pictures import encode_pictures, norm, picture, rounded
+from .pictures import encode_pictures, norm, picture
 
 
 def residual_additions(observation: Observation, _options: object) -> dict[str, Any]:
@@ -23,8 +25,8 @@ def residual_additions(observation: Observation, _options: object) -> dict[str, 
     A contribution is gradient × value, and the gradient of both is that of the sum; so the two contributions add up to
     the sum's.
     """
-    rows = observation.structure.anatomy.rows
-    parts, behind, layers = parts_by_row(observation.structure), ancestors(rows), weighted(rows)
+    rows, behind = observation.structure.rows, ancestors(observation.structure.rows)
+    layers = sum(1 << row.index for row in rows if row.kind in WEIGHTED)
     found: dict[str, Any] = {}
     for row in find_additions(rows):
         operands = [operand.detach() for operand in observation.values.operands[row.index]]
@@ -35,7 +37,7 @@ def residual_additions(observation: Observation, _options: object) -> dict[str, 
         skip, branch = (operands[index] for index in order)
         values = {"skip": skip, "branch": branch, "sum": observation.values.outputs[row.index].detach()}
         gradient = observation.contributions.gradients[row.index]
-        found.setdefault(parts[row.index], []).append(
+        found.setdefault(observation.structure.layer_of_row[row.index], []).append(
             {
                 "row": row.index,
                 "name": row.name,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from vertebra.errors import UsageError, suggest
 from vertebra.graph.cost import CONVOLUTIONS, Kind
 from vertebra.graph.rows import Row
 
 from .observation import Structure
+from .page import texts
 from .parts import leaves
 
 Cell = tuple[int, ...]  # channel, then row and column where there are
@@ -16,18 +15,12 @@ Cell = tuple[int, ...]  # channel, then row and column where there are
 
 def weighted_rows(structure: Structure) -> dict[int, str]:
     """Index of each convolution's and linear layer's row → id of the layer that it is in."""
-    return {
-        index: part.id
-        for part in structure.parts.values()
-        if part.level == "layer"
-        for index in part.rows
-        if is_weighted(structure, index)
-    }
+    return {index: part for index, part in structure.layer_of_row.items() if _is_weighted(structure, index)}
 
 
-def is_weighted(structure: Structure, index: int) -> bool:
+def _is_weighted(structure: Structure, index: int) -> bool:
     """Whether an operation is a convolution, or a matrix product with a parameter."""
-    row, node = structure.anatomy.rows[index], structure.nodes[index]
+    row, node = structure.rows[index], structure.nodes[index]
     return row.kind in CONVOLUTIONS or (
         row.kind is Kind.MATMUL and any(structure.graph.is_weight(tensor) for tensor in node.inputs)
     )
@@ -35,7 +28,7 @@ def is_weighted(structure: Structure, index: int) -> bool:
 
 def refusal(structure: Structure, index: int) -> str | None:
     """Why no value of this convolution or linear layer is worked out, as a key of the texts."""
-    row, arguments = structure.anatomy.rows[index], structure.nodes[index].arguments
+    row, arguments = structure.rows[index], structure.nodes[index].arguments
     if not structure.nodes[index].outputs[0].is_floating_point:
         return "worked.refused.dtype"
     if row.kind in CONVOLUTIONS:
@@ -54,51 +47,42 @@ def cell_shape(row: Row) -> tuple[int, ...]:
     return (channels,) if rows == 1 else (channels, rows)
 
 
-def asked_cells(structure: Structure, texts: Sequence[str]) -> dict[int, list[Cell]]:
-    """Row → cells that are asked for, each as LAYER,C,Y,X, or LAYER,C of a linear layer.
+def asked_cell(structure: Structure, text: str) -> tuple[int, Cell]:
+    """The row and cell of LAYER,C,Y,X, or LAYER,C of a linear layer.
 
     Raises:
         UsageError: there is no such layer or no such value.
     """
-    found: dict[int, list[Cell]] = {}
-    for text in texts:
-        index, cell = _read(structure, text)
-        cells = found.setdefault(index, [])
-        if cell not in cells:
-            cells.append(cell)
-    return found
-
-
-def _read(structure: Structure, text: str) -> tuple[int, Cell]:
     layer, *numbers = (field.strip() for field in text.split(","))
     index = _layer(structure, text, layer)
-    row = structure.anatomy.rows[index]
+    row = structure.rows[index]
     if (reason := refusal(structure, index)) is not None:
-        raise UsageError(f"value {text!r}: no value of {layer!r}, a {row.op}, is worked out: {_REASONS[reason]}.")
+        raise UsageError(f"value {text!r}: {layer!r} is a {row.op}. {texts()['en'][reason]}")
     shape = cell_shape(row)
-    names = ("channel", "row", "column")[: len(shape)]
+    axes = ("channel", "row", "column")[: len(shape)]
     form = ",".join(["LAYER", *"CYX"[: len(shape)]])
     example = ",".join([layer, *(str(side // 2) for side in shape)])
-    try:
-        cell = tuple(map(int, numbers))
-    except ValueError:
-        wrong = next(number for number in numbers if not _is_whole(number))
-        raise UsageError(f"value {text!r}: {wrong!r} is no whole number. Give {form}, such as {example}") from None
+    cell = []
+    for number in numbers:
+        try:
+            cell.append(int(number))
+        except ValueError:
+            raise UsageError(f"value {text!r}: {number!r} is no whole number. Give {form}, such as {example}") from None
     if len(cell) != len(shape):
         kind = "a convolution" if row.kind in CONVOLUTIONS else "a linear layer"
         raise UsageError(
             f"value {text!r}: {len(cell)} number{'s' * (len(cell) != 1)} after the layer; a value of {kind} needs "
-            f"{len(shape)} ({', '.join(names)}). Give {form}, such as {example}"
+            f"{len(shape)} ({', '.join(axes)}). Give {form}, such as {example}"
         )
-    for name, number, side in zip(names, cell, shape, strict=True):
-        if not 0 <= number < side:
-            raise UsageError(f"value {text!r}: {name} {number} of {layer!r} does not exist; it has 0 to {side - 1}.")
-    return index, cell
+    for axis, at, side in zip(axes, cell, shape, strict=True):
+        if not 0 <= at < side:
+            raise UsageError(f"value {text!r}: {axis} {at} of {layer!r} does not exist; it has 0 to {side - 1}.")
+    return index, tuple(cell)
 
 
 def _layer(structure: Structure, text: str, layer: str) -> int:
     """The row that a layer's path, or the id of its part, stands for; or a path around one layer alone."""
-    weighted, rows = weighted_rows(structure), structure.anatomy.rows
+    weighted, rows = weighted_rows(structure), structure.rows
     own = leaves(structure.parts)
     names = {index: {rows[index].name, rows[index].module, weighted[index], own[index]} for index in weighted}
     for matches in (
@@ -109,9 +93,10 @@ def _layer(structure: Structure, text: str, layer: str) -> int:
         if len(matches) == 1:
             return matches[0]
         if matches:
+            paths = [rows[index].name for index in matches]
             raise UsageError(
                 f"value {text!r}: {layer!r} has {len(matches)} layers with weights. Name one: "
-                + ", ".join(rows[index].name for index in matches[:4])
+                + ", ".join(rows[index].name if len(set(paths)) == len(paths) else own[index] for index in matches[:4])
                 + ("…" if len(matches) > 4 else "")
             )
     if not weighted:
@@ -129,19 +114,3 @@ def _layer(structure: Structure, text: str, layer: str) -> int:
 
 def _nearest(index: int, weighted: dict[int, str]) -> int:
     return min(weighted, key=lambda row: (abs(row - index), row))
-
-
-def _is_whole(number: str) -> bool:
-    try:
-        int(number)
-    except ValueError:
-        return False
-    return True
-
-
-_REASONS = {
-    "worked.refused.dtype": "its numbers are not real",
-    "worked.refused.transposed": "it spreads values instead of gathering them",
-    "worked.refused.dimensions": "it is not over rows and columns",
-    "worked.refused.product": "it is more than a product with a weight matrix",
-}

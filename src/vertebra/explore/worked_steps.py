@@ -33,13 +33,9 @@ _NAMES = {"hardtanh": "clip", "clamp": "clip", "clamp_min": "clip"}
 
 def rows_of_chain(observation: Observation, row: int) -> list[int]:
     """A weighted row, and the norms and activations behind it that read nothing else, as far as they are known."""
-    rows = observation.structure.anatomy.rows
-    readers: dict[int, list[int]] = {}
-    for each in rows:
-        for index in each.inputs:
-            readers.setdefault(index, []).append(each.index)
+    rows, readers = observation.structure.rows, observation.structure.readers
     chain = [row]
-    while len(following := readers.get(chain[-1], [])) == 1:
+    while len(following := readers[chain[-1]]) == 1:
         (after,) = following
         if rows[after].inputs != (chain[-1],) or rows[after].kind not in (Kind.NORM, Kind.ELEMENTWISE):
             break

@@ -26,7 +26,7 @@ def trail_to_layer(observation: Observation, row: int, cell: Cell, longest: int 
     """
     if row < 0 or longest < 0 or observation.values.outputs[row].ndim != 4:
         return None
-    if observation.structure.anatomy.rows[row].kind in CONVOLUTIONS:
+    if observation.structure.rows[row].kind in CONVOLUTIONS:
         return row, cell, []
     value = real(at_cell(observation.values.outputs[row].detach(), cell, is_map=True))
     found: Trail | None = None
@@ -41,7 +41,7 @@ def trail_to_layer(observation: Observation, row: int, cell: Cell, longest: int 
 
 def _sources(observation: Observation, row: int, cell: Cell) -> Iterator[tuple[int, Cell, dict[str, Any]]]:
     """The rows that a value is made from: row, cell there, and the step from there."""
-    inputs, op = observation.structure.anatomy.rows[row].inputs, observation.structure.nodes[row].op
+    inputs, op = observation.structure.rows[row].inputs, observation.structure.nodes[row].op
     arguments = observation.values.arguments[row]
     if len(inputs) == 1 and (step := step_of(observation, row, cell[0])) is not None:
         yield inputs[0], cell, step

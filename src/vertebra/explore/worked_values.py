@@ -5,7 +5,6 @@ The operands are the network's own, in float32; the page multiplies and adds the
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vertebra.errors import UsageError
 from vertebra.graph.cost import CONVOLUTIONS, Kind
 
+from .encoding import base64_text
 from .observation import Observation, Structure
+from .options import Options
 from .parts import INPUT
-from .weighted_layers import Cell, asked_cells, refusal, weighted_rows
+from .strongest import strongest_cell
+from .weighted_layers import Cell, refusal, weighted_rows
 from .worked_steps import at_cell, real, rows_of_chain, step_of
 from .worked_trail import trail_to_layer
 
@@ -28,27 +29,14 @@ CAPS = (4608, 2304, 1728, 1152, 864, 576, 432, 288, 144)
 BYTES = 2_000_000  # of operands and weights, as base64
 
 
-def strongest_cell(values: Tensor, contributions: Tensor | None) -> Cell:
-    """Of the channel that contributes most, the position that does; without contributions the largest magnitudes.
-
-    values: (C, …), contributions: likewise. NaN counts as the least.
-    """
-    scores = (values.abs() if contributions is None else contributions).detach().double().nan_to_num(nan=-torch.inf)
-    sums = scores.flatten(1).sum(1) if scores.ndim > 1 else scores
-    channel = int(sums.nan_to_num(nan=-torch.inf).argmax())
-    if scores.ndim == 1:
-        return (channel,)
-    return (channel, *map(int, torch.unravel_index(scores[channel].argmax(), scores.shape[1:])))
-
-
-def worked(observation: Observation, asked: Sequence[str] = ()) -> dict[str, list[dict[str, Any]]]:
-    """By the layer's part: its values that are asked for (LAYER,C,Y,X), then the one that contributes most.
+def worked_values(observation: Observation, options: Options) -> dict[str, Any]:
+    """By the layer's part: its values that are asked for, then the one that contributes most.
 
     Of layers whose values cannot be worked out, the reason. Of a stage, the value of its output that contributes most,
     from the layer that it is made in.
     """
     structure = observation.structure
-    cells = _asked(structure, asked)
+    cells = options.cells(structure)
     found: dict[str, list[tuple[dict[str, Any], _Terms | None]]] = {}
     for row, part in weighted_rows(structure).items():
         values = found.setdefault(part, [])
@@ -58,7 +46,7 @@ def worked(observation: Observation, asked: Sequence[str] = ()) -> dict[str, lis
         chain = rows_of_chain(observation, row)
         strongest = _strongest(observation, row, chain[-1])
         for cell in (*cells.get(row, ()), strongest):
-            head = {"layer": structure.anatomy.rows[row].name, "asked": cell is not strongest}
+            head = {"layer": structure.rows[row].name, "asked": cell is not strongest}
             values.append((head | _chain(observation, chain, cell), _terms(observation, row, cell)))
     for part, value, terms in _of_stages(observation):
         found[part] = [(value, terms)]
@@ -74,71 +62,37 @@ def _of_stages(observation: Observation) -> Iterator[tuple[str, dict[str, Any], 
     for part in structure.parts.values():
         if part.level != "stage" or observation.values.outputs[part.row].ndim != 4:
             continue
-        values, contributions = observation.output(part)[0], observation.contributions[part.row]
-        cell = strongest_cell(values, None if contributions is None else contributions[0])
+        cell = strongest_cell(observation.scores(part.row)[0])
         trail = trail_to_layer(observation, part.row, cell)
         if trail is None or refusal(structure, trail[0]) is not None:
             continue
         row, source, steps = trail
-        head = {"layer": structure.anatomy.rows[row].name, "asked": False, "made_in": layers[row], "output": list(cell)}
+        head = {"layer": structure.rows[row].name, "asked": False, "made_in": layers[row], "output": list(cell)}
         value = _chain(observation, [row], source)
         value["steps"] += steps
         yield part.id, head | value, _terms(observation, row, source)
 
 
-def _asked(structure: Structure, asked: Sequence[str]) -> dict[int, list[Cell]]:
-    """Those values that this network has; where two are shown, each may be asked of one of them alone."""
-    found: dict[int, list[Cell]] = {}
-    for text in asked:
-        try:
-            for row, cells in asked_cells(structure, [text]).items():
-                found.setdefault(row, []).extend(cell for cell in cells if cell not in found[row])
-        except UsageError:
-            continue
-    return found
-
-
-def require_cells(structures: Sequence[Structure], asked: Sequence[str]) -> None:
-    """Raise the `UsageError` of a value that none of the networks has."""
-    for text in asked:
-        problems = []
-        for structure in structures:
-            try:
-                asked_cells(structure, [text])
-            except UsageError as error:
-                problems.append(error)
-        if len(problems) == len(structures):
-            raise problems[0]
-
-
 def _is_map(structure: Structure, row: int) -> bool:
-    return structure.anatomy.rows[row].kind in CONVOLUTIONS
+    return structure.rows[row].kind in CONVOLUTIONS
 
 
 def _strongest(observation: Observation, row: int, last: int) -> Cell:
     """The strongest cell of the layer's last row."""
-
-    def channels_first(tensor: Tensor) -> Tensor:
-        if _is_map(observation.structure, row):
-            return tensor[0]
-        return tensor[0] if len(tensor) == 1 else tensor.T
-
-    contributions = observation.contributions[last]
-    return strongest_cell(
-        channels_first(observation.values.outputs[last]),
-        None if contributions is None else channels_first(contributions),
-    )
+    scores = observation.scores(last)
+    is_product = not _is_map(observation.structure, row) and len(scores) > 1
+    return strongest_cell(scores.T if is_product else scores[0])
 
 
 def _chain(observation: Observation, chain: Sequence[int], cell: Cell) -> dict[str, Any]:
     """Which value it is, and the network's own after the sum and after each norm and activation."""
     is_map = _is_map(observation.structure, chain[0])
     own = [at_cell(observation.values.outputs[row].detach(), cell, is_map) for row in chain]
-    steps = [{"op": "sum"}, *(step_of(observation, row, cell[0]) or {} for row in chain[1:])]
+    steps = [{"op": "sum"}, *filter(None, (step_of(observation, row, cell[0]) for row in chain[1:]))]
     return {
         "cell": list(cell),
         "steps": [
-            each | {"row": row, "value": real(value)} for each, row, value in zip(steps, chain, own, strict=True)
+            step | {"row": row, "value": real(value)} for step, row, value in zip(steps, chain, own, strict=True)
         ],
     }
 
@@ -165,8 +119,8 @@ class _Terms:
         return self.details | {
             "kept": None if left_out is None else _bits(kept, channels),
             "left_out": left_out,
-            "operands": _base64(self.operands[kept]),
-            "weights": _base64(self.weights[kept]),
+            "operands": _floats(self.operands[kept]),
+            "weights": _floats(self.weights[kept]),
             "bias": None if self.bias is None else real(self.bias),
         }
 
@@ -194,7 +148,7 @@ def _convolution(observation: Observation, row: int, arguments: dict[str, Any], 
             at = corner[0] + i * dilation[0], corner[1] + j * dilation[1]
             if 0 <= at[0] < height and 0 <= at[1] < width:
                 patch[:, i, j] = source[0, first : first + weight.shape[0], *at].detach()
-    reads = observation.structure.anatomy.rows[row if before is None else before].inputs
+    reads = observation.structure.rows[row if before is None else before].inputs
     return _Terms(
         patch.flatten(1),
         weight.flatten(1),
@@ -214,7 +168,7 @@ def _convolution(observation: Observation, row: int, arguments: dict[str, Any], 
 
 def _before_padding(observation: Observation, row: int) -> tuple[int | None, tuple[int, int]]:
     """The row that pads a convolution's input with zeros, if one does, and how much above and on the left."""
-    rows = observation.structure.anatomy.rows
+    rows = observation.structure.rows
     inputs = rows[row].inputs
     if len(inputs) == 1 and inputs[0] >= 0 and observation.structure.nodes[inputs[0]].op == "constant_pad_nd":
         arguments = observation.values.arguments[inputs[0]]
@@ -231,11 +185,11 @@ def _linear(observation: Observation, row: int, arguments: dict[str, Any], cell:
     operands, weights = left[at].detach(), arguments["mat2"][:, channel].detach()
     # The bias is a vector, or a matrix of one for each row.
     number = None if bias is None else float(bias.expand(len(left), arguments["mat2"].shape[1])[at, channel])
-    source = structure.anatomy.rows[row].inputs[0] if structure.anatomy.rows[row].inputs else None
+    source = structure.rows[row].inputs[0] if structure.rows[row].inputs else None
     shape: tuple[int, ...] | None = None
-    while source is not None and source >= 0 and structure.anatomy.rows[source].kind is Kind.VIEW:
+    while source is not None and source >= 0 and structure.rows[source].kind is Kind.VIEW:
         shape = tuple(structure.nodes[source].inputs[0].shape)
-        source = next(iter(structure.anatomy.rows[source].inputs), None)
+        source = next(iter(structure.rows[source].inputs), None)
     is_flattened = shape is not None and len(shape) == 4 and shape[0] == 1 and shape[1] < len(operands)
     return _Terms(
         operands[:, None],
@@ -275,12 +229,12 @@ def _pair(values: Sequence[int]) -> tuple[int, int]:
     return (values[0], values[-1])
 
 
-def _base64(values: Tensor) -> str:
-    return base64.b64encode(values.contiguous().cpu().numpy().astype("<f4").tobytes()).decode("ascii")
+def _floats(values: Tensor) -> str:
+    return base64_text(values.contiguous().numpy().astype("<f4").tobytes())
 
 
 def _bits(indices: Tensor, count: int) -> str:
     """A bit for each of `count` numbers, of a byte the lowest first: whether it is among the indices."""
     mask = np.zeros(count, dtype=bool)
     mask[indices.numpy()] = True
-    return base64.b64encode(np.packbits(mask, bitorder="little").tobytes()).decode("ascii")
+    return base64_text(np.packbits(mask, bitorder="little").tobytes())

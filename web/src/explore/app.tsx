@@ -1,7 +1,7 @@
 /** The frame of the page: the photo and the answer, the network's figure, and the part that is selected. */
 
 import { useEffect, useState } from "preact/hooks";
-import { baseName, percent } from "../format";
+import { baseName, className, percent } from "../format";
 import type { Document, Network, View } from "./document";
 import { Figure } from "./figure";
 import { Header, Weights } from "./header";
@@ -9,7 +9,6 @@ import { Inspector } from "./inspector";
 import { OVERVIEW } from "./panels";
 import { EvidenceHeat } from "./panels/evidence";
 import { page, partOf, t, useChosen } from "./state";
-import { className } from "./words";
 
 const TOP = 5;
 

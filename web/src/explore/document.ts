@@ -8,8 +8,6 @@ export interface Document {
   views: View[];
   /** What was left out, or has to be known: the key of a text, and its values. */
   notes: Note[];
-  /** How far maps are off by their 256 steps at most: in values, and as a share of a channel's range. */
-  quantisation: { error: number; share: number };
 }
 
 export type Language = "en" | "ja";
@@ -34,8 +32,6 @@ export interface Network {
   ms: number | null;
   /** Parents before their children, in the order in which they run. */
   parts: Part[];
-  /** Modules with parameters that do not run, such as heads for training only. */
-  unused: { name: string; type: string; parameters: number }[];
   patches?: Patches;
 }
 
@@ -189,6 +185,7 @@ export interface WorkedValue {
 /** `value` is the network's own after the step, in float32. */
 export interface WorkedStep {
   op: string;
+  row: number;
   value: Real;
   /** Of batch norm. */
   mean?: Real;
@@ -248,9 +245,6 @@ export interface Maps {
   contributions: number[] | null;
   /** base64 of deflated bytes, channel by channel: value = low + byte / 255 × (high − low). */
   data: string;
-  /** Largest difference from the network's values, and as a share of its channel's range. */
-  error: number;
-  error_share: number;
 }
 
 /** Of a folder of photos, what excites the channels of a network most. */

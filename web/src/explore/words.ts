@@ -48,12 +48,6 @@ export function figureTexts(part: Part, parent: Part | undefined): [string, stri
   return [sign ? `${sign} ${kind}` : kind, names];
 }
 
-/** Classes without names are numbers. */
-export const className = (name: string): string => (/^\d+$/.test(name) ? t("classes.number", { index: name }) : name);
-
-/** Sentences one after the other, with a space between them where the language has one. */
-export const sentences = (...texts: readonly (string | false)[]): string => texts.filter(Boolean).join(t("label.sentences"));
-
 /** What the part is: "3 × Bottleneck", "3×3 conv, stride 2". */
 export const kindText = (part: Part): string =>
   part.label.map(({ key, values, count }) => (count > 1 ? `${count} × ` : "") + t(key, values)).join(t("label.separator"));

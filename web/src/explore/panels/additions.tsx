@@ -4,7 +4,6 @@ import type { Addition } from "../document";
 import { signed, significant } from "../numbers";
 import { Panel } from "../panel";
 import { t, useChosen, type PanelProps } from "../state";
-import { sentences } from "../words";
 import { Picture } from "./picture";
 import { Bar, Entries, entries, largest } from "./special";
 import { SignedBar } from "./vector";
@@ -64,10 +63,8 @@ function Terms({ addition }: { addition: Addition }) {
         ))}
       </ul>
       <p>
-        {sentences(
-          known && norms.skip > 0 && t("additions.ratio", { ratio: significant(norms.branch / norms.skip, 2) }),
-          t("additions.cosine", { cosine: significant(addition.cosine, 2) }),
-        )}
+        {known && norms.skip > 0 && `${t("additions.ratio", { ratio: significant(norms.branch / norms.skip, 2) })} `}
+        {t("additions.cosine", { cosine: significant(addition.cosine, 2) })}
       </p>
       {pictures && (
         <p class="soft small">

@@ -1,15 +1,14 @@
 /** Evidence for the best classes: the heat-map over the photo, and the channels that speak for and against. */
 
 import { useState } from "preact/hooks";
-import { percent, whole } from "../../format";
+import { percent } from "../../format";
 import type { ClassEvidence, View } from "../document";
 import { signed, significant } from "../numbers";
 import { Panel } from "../panel";
 import { t, useChosen, type PanelProps } from "../state";
-import { className } from "../words";
 import { HeatMap } from "./picture";
 import { largest } from "./special";
-import { SignedBar } from "./vector";
+import { className, SignedBar } from "./vector";
 
 /** Shown with the part of the last map, and with all behind it. */
 export function EvidencePanel({ view, part }: PanelProps) {
@@ -114,7 +113,7 @@ function Channels({ found, count }: { found: ClassEvidence; count: number }) {
           </ol>
         </div>
       ))}
-      <p class="soft small">{t("evidence.of", { count: whole(count) })}</p>
+      <p class="soft small">{t("evidence.of", { count })}</p>
     </div>
   );
 }

@@ -8,7 +8,6 @@ import { boxOf, cellsSeeing, clipped, type Box } from "../fields";
 import { Panel } from "../panel";
 import { get, partOf, set, t, useExploreState, type Cell, type PanelProps } from "../state";
 import { unpack } from "../unpack";
-import { sentences } from "../words";
 import { CutPhoto, isStretched } from "./photo";
 import "./field.css";
 
@@ -52,10 +51,8 @@ function FieldOf({ part, view, network, field }: PanelProps & { field: Field }) 
   return (
     <Panel title={t("field.title")} name="field">
       <p class="small soft">
-        {sentences(
-          t("field.size", { height: whole(field.size[0]!), width: whole(field.size[1]!), jump: field.jump[0]!, input: size }),
-          field.sees_all && t("field.sees_all"),
-        )}
+        {t("field.size", { height: whole(field.size[0]!), width: whole(field.size[1]!), jump: field.jump[0]!, input: size })}
+        {field.sees_all && ` ${t("field.sees_all")}`}
       </p>
       <div class="fields">
         <figure>
@@ -108,7 +105,12 @@ function Covered({ cell, box, size, isCell }: { cell: Cell; box: Box; size: numb
   const within = clipped(box, size, size);
   const values = { y: cell.y, x: cell.x, top: within.top, bottom: within.bottom - 1, left: within.left, right: within.right - 1 };
   const isBeyond = box.top < 0 || box.left < 0 || box.bottom > size || box.right > size;
-  return <>{sentences(t(isCell ? "field.cell" : "field.centre", values), isBeyond && t("field.beyond"))}</>;
+  return (
+    <>
+      {t(isCell ? "field.cell" : "field.centre", values)}
+      {isBeyond && ` ${t("field.beyond")}`}
+    </>
+  );
 }
 
 function Responding({ view, part, pointed }: { view: View; part: Part; pointed: Cell }) {
@@ -274,11 +276,8 @@ function Effective({ view, network, stage }: Omit<PanelProps, "part"> & { stage:
           <b>{t("effective.title", values)}</b> {t("effective.side", values)}
         </p>
         <p class="soft">
-          {sentences(
-            t("effective.what", values),
-            effective!.step > 1 && t("effective.step", values),
-            network.untrained && t("effective.untrained"),
-          )}
+          {t("effective.what", values)} {effective!.step > 1 && `${t("effective.step", values)} `}
+          {network.untrained && t("effective.untrained")}
         </p>
       </figcaption>
     </figure>

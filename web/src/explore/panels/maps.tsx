@@ -11,9 +11,8 @@ import { ends, errorText, fixed, significant, signed } from "../numbers";
 import { Panel } from "../panel";
 import { get, page, partOf, select, set, t, useExploreState, type Cell, type PanelProps } from "../state";
 import { unpack } from "../unpack";
-import { className } from "../words";
 import { FieldPhoto } from "./field";
-import { SignedBar } from "./vector";
+import { className, SignedBar } from "./vector";
 
 /** CSS pixels that a map of the grid, and the enlarged one, may take. */
 const SMALL = 84;
@@ -201,7 +200,7 @@ function MapsOf({ part, view, maps }: PanelProps & { maps: Maps }) {
           {t("maps.error", { error: errorText(Math.max(...errors)) })}
           {maps.channels.length < maps.of && (
             <>
-              {t("label.sentences")}
+              {" "}
               {t("maps.others", { shown: maps.channels.length, of: whole(maps.of) })}{" "}
               <code>
                 vertebra explore … --channels {part.id}:{Math.min(...unshown(maps))},…

@@ -1,10 +1,9 @@
 /** Parts of one value a channel: bars over the channels; behind the classifier, over the classes. */
 
-import { percent, whole } from "../../format";
+import { percent } from "../../format";
 import { significant, signed } from "../numbers";
 import { Panel } from "../panel";
 import { t, useChosen, type PanelProps } from "../state";
-import { className } from "../words";
 
 export function VectorPanel({ part, network, view }: PanelProps) {
   useChosen((state) => state.language);
@@ -14,7 +13,7 @@ export function VectorPanel({ part, network, view }: PanelProps) {
   const most = Math.max(...vector.values.map(Math.abs)) || 1;
   return (
     <Panel title={t("vector.title")} name="vector">
-      <p class="soft small">{t("vector.shown", { shown: vector.channels.length, of: whole(vector.of) })}</p>
+      <p class="soft small">{t("vector.shown", { shown: vector.channels.length, of: vector.of })}</p>
       <div class="scroll">
         <table class="vector">
           <thead>
@@ -92,3 +91,4 @@ function Classes({ view }: { view: PanelProps["view"] }) {
 }
 
 /** Classes without names are numbers. */
+export const className = (name: string): string => (/^\d+$/.test(name) ? t("classes.number", { index: name }) : name);

@@ -6,7 +6,6 @@ import { Icon } from "../../views/icons";
 import type { WorkedStep, WorkedValue } from "../document";
 import { Panel } from "../panel";
 import { type PanelProps, partOf, select, t, useChosen } from "../state";
-import { className, sentences } from "../words";
 import { agrees, folded, type Result, workOut } from "../worked_sum";
 import { brief, exact, inverse } from "./worked_numbers";
 import { Patches } from "./worked_patches";
@@ -57,7 +56,7 @@ function Worked({ view, network, value }: PanelProps & { value: WorkedValue }) {
         {t(whichText(value), {
           place: value.output ? cellText(value.output) : placeText(value),
           layer: value.layer,
-          class: className(view.predictions.find(({ index }) => index === view.target)?.name ?? String(view.target)),
+          class: view.predictions.find(({ index }) => index === view.target)?.name ?? view.target,
         })}
       </p>
       {value.made_in && (
@@ -113,8 +112,7 @@ function Source({ view, value }: { view: PanelProps["view"]; value: WorkedValue 
   return (
     <p>
       {which}
-      {value.kind === "convolution" && windowText(value)}
-      {t("label.sentences")}
+      {value.kind === "convolution" && windowText(value)}{" "}
       {source ? (
         <>
           {t("worked.from")}{" "}
@@ -136,13 +134,9 @@ function windowText(value: WorkedValue): string {
   }) as [Span, Span];
   const isOne = rows.from === rows.to && columns.from === columns.to;
   const where = t(isOne ? "worked.window_of_one" : "worked.window", { rows: spanText(rows), columns: spanText(columns) });
-  const isDilated = Math.max(...value.dilation!) > 1;
+  const step = Math.max(...value.dilation!) > 1 ? ` ${t("worked.dilated", { step: value.dilation!.join(" × ") })}` : "";
   const isOutside = [rows, columns].some(({ from, to, side }) => from < 0 || to >= side);
-  return sentences(
-    where,
-    isDilated && t("worked.dilated", { step: value.dilation!.join(" × ") }),
-    isOutside && t("worked.outside", { size: value.size!.join(" × ") }),
-  );
+  return `${where}${step}${isOutside ? ` ${t("worked.outside", { size: value.size!.join(" × ") })}` : ""}`;
 }
 
 interface Span {
