@@ -21,6 +21,7 @@ from vertebra.explore.observation import Observation, build_structure, observe
 from vertebra.explore.photo import read_photo
 from vertebra.explore.residual_additions import residual_additions
 from vertebra.explore.subject import load_subject
+from vertebra.explore.vectors import vectors
 from vertebra.models import create_model
 from vertebra.preprocessing import Preprocessing
 
@@ -263,6 +264,30 @@ class Odd(nn.Module):
     def forward(self, x):
         y = torch.cat([self.left(x) + self.right(x), x + x], 1)
         return self.head(torch.relu(y).amax((2, 3)))
+
+
+class Scalars(nn.Module):
+    """An activation with limits of its own, and values without a batch: a scalar, and its bounded factor."""
+
+    input_size = 8
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.limit, self.head = nn.Conv2d(3, 6, 3), nn.Hardtanh(-0.1, 0.2), nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.head((self.limit(x) * x.mean().sigmoid() / x.amax()).mean((2, 3)))
+
+
+def test_limits_of_an_activation_are_its_own_and_a_scalar_is_no_gate():
+    observation = observed(Scalars(), 8)
+    before = observation.values.outputs[0].detach()
+    (limited,) = (found for found in flat(activation_histograms(observation, None)) if found["function"] == "hardtanh")
+    assert limited["cap"] == 0.2 and not limited["cut"]
+    assert limited["capped"] == pytest.approx(float((before > 0.2).float().mean()), abs=1e-5) and limited["capped"] > 0
+    assert channel_gates(observation, None) == {}
+    assert vectors(observation, None)  # the pooled map; not the scalars
 
 
 class Flat(nn.Module):

@@ -103,8 +103,28 @@ class Pairs(nn.Module):
 
 @pytest.mark.parametrize(
     ("network", "words"),
-    [(Slices(), "into a part of a tensor"), (Branches(), "3 operations on the image and 2"), (Pairs(), "a tuple")],
+    [(Slices(), "into a part of a tensor"), (Branches(), "3 operations on images and 2"), (Pairs(), "a tuple")],
 )
 def test_what_cannot_be_run_one_by_one_is_told(network, words):
     with pytest.raises(VertebraError, match=words):
         seen(network, photo())
+
+
+class Attention(nn.Module):
+    """A layer of torch's own, which without gradients is one fused operation."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+        self.patches = nn.Conv2d(3, 4, 8, 8)
+
+    def forward(self, x):
+        return self.body(self.patches(x).flatten(2).transpose(1, 2)).mean(1)
+
+
+def test_fused_attention_is_run_by_its_operations():
+    network, image = Attention().eval(), photo(32)
+    _, values = seen(network, image)
+    with torch.no_grad():
+        assert torch.allclose(values.result, network(image), atol=1e-5)
+    assert torch.backends.mha.get_fastpath_enabled()

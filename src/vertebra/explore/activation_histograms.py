@@ -16,8 +16,6 @@ from .encoding import rounded
 from .observation import Observation
 
 BINS = 64
-CAPS = {"relu6": 6.0, "hardtanh": 1.0}
-CUTS = frozenset({"relu", "relu6"})  # negative values become 0
 
 
 def activation_histograms(observation: Observation, _options: object) -> dict[str, Any]:
@@ -34,6 +32,8 @@ def activation_histograms(observation: Observation, _options: object) -> dict[st
             continue
         low, width, zero = _bins(min(low, 0.0), max(high, 0.0))
         below = int((before < 0).sum())
+        limits = values.arguments[row.index]  # of ReLU6 and hardtanh
+        cap = limits.get("max_val")
         moments = _moments(before)
         source = rows[row.inputs[0]] if row.inputs and row.inputs[0] >= 0 else None
         norm = source if source is not None and source.kind is Kind.NORM and values.operands[source.index] else None
@@ -50,9 +50,9 @@ def activation_histograms(observation: Observation, _options: object) -> dict[st
                 "after": _counts(after, low, width, zero),
                 "values": before.numel(),
                 "negative": rounded(below / before.numel()),
-                "cut": row.op in CUTS,
-                "cap": CAPS.get(row.op),
-                "capped": rounded(int((before > CAPS[row.op]).sum()) / before.numel()) if row.op in CAPS else None,
+                "cut": row.op == "relu" or limits.get("min_val") == 0,
+                "cap": cap,
+                "capped": None if cap is None else rounded(int((before > cap).sum()) / before.numel()),
                 "lowest": rounded(float(after.min())),
                 "moments": [moments, _moments(after)],
                 "norm": [_moments(values.operands[norm.index][0].detach()), moments] if norm is not None else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from vertebra.graph.cost import Kind
@@ -153,7 +154,7 @@ def observation_notes(observation: Observation) -> list[Note]:
     """What has to be known of a network's values on a photo."""
     layers = [part for part in observation.structure.parts.values() if part.level == "layer"]
     broken = [part.name for part in layers if not observation.output(part).isfinite().all()]
-    return [Note("note.not_finite", {"photo": observation.photo.name, "layers": listed(broken)})] if broken else []
+    return [Note("note.not_finite", {"photo": Path(observation.photo.name).name, "layers": listed(broken)})] if broken else []
 
 
 def predictions(observation: Observation) -> list[dict[str, Any]]:

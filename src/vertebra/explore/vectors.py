@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 from .observation import Observation
@@ -14,7 +15,7 @@ def vectors(observation: Observation, _options: object) -> dict[str, Any]:
     found = {}
     for part in observation.structure.parts.values():
         values = observation.output(part)
-        if part.row == last or not values.is_floating_point() or values[0].numel() != values.shape[1:2].numel():
+        if part.row == last or not values.is_floating_point() or part.shape[:1] != (prod(part.shape),):
             continue
         contributions = observation.contributions[part.row]
         channels = strongest_channels(observation.scores(part.row)[0])

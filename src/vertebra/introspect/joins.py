@@ -62,7 +62,7 @@ def _is_factor(rows: Rows, index: int, product: Row) -> bool:
     """Whether this row gives one number for each channel, by a function with a bounded range."""
     while index >= 0:
         row = rows[index]
-        if len(row.output_shape) > 2 and max(row.output_shape[2:]) > 1:
+        if len(row.output_shape) < 2 or max(row.output_shape[2:], default=1) > 1:
             return False
         if row.op in _BOUNDED:
             # Not x · sigmoid(x), which is SiLU where the map is a single pixel.

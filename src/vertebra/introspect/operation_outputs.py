@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vertebra.errors import VertebraError
 from vertebra.graph.ir import Graph
 from vertebra.graph.rows import nodes_with_costs
 
-from .preserve import preserved
+from .operation_values import require_operations, run_as_traced
 
 
 def visit_outputs(
@@ -29,16 +27,11 @@ def visit_outputs(
     index_of = {id(node): index for index, (node, _) in enumerate(nodes_with_costs(graph))}
     wanted = {at: index_of[id(node)] for at, node in enumerate(graph.nodes) if index_of.get(id(node)) in rows}
     watch = _Watch(wanted, visit)
-    with preserved(network), torch.inference_mode(False), torch.no_grad():
-        network.eval()
+    with run_as_traced(network):
         images = images.contiguous().clone()  # the network may write into it
         with watch:
             network(images)
-    if watch.count != len(graph.nodes):
-        raise VertebraError(
-            f"the network runs {watch.count} operations on {len(images)} images and {len(graph.nodes)} on the meta "
-            "device, so they cannot be matched. Does its forward() depend on values, on the batch or on the device?"
-        )
+    require_operations(watch.count, graph)
 
 
 class _Watch(TorchDispatchMode):

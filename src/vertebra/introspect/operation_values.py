@@ -6,12 +6,14 @@ So every value of a `Row` can be had, also of sums, concatenations and gates, wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
@@ -80,8 +82,7 @@ def operation_values(network: nn.Module, graph: Graph, image: Tensor) -> Operati
     """
     image = image.contiguous()  # as on the meta device: with other strides a flattening is a copy
     tape = _Tape()
-    with preserved(network), torch.inference_mode(False), torch.no_grad():
-        network.eval()
+    with run_as_traced(network):
         copy = tape.input(image)
         with tape:
             result = network(copy)
@@ -90,11 +91,7 @@ def operation_values(network: nn.Module, graph: Graph, image: Tensor) -> Operati
     slot = tape.slots[id(result)]
     tape.kept.clear()
     rows = {id(node): index for index, (node, _) in enumerate(nodes_with_costs(graph))}
-    if len(tape.steps) != len(graph.nodes):
-        raise VertebraError(
-            f"the network runs {len(tape.steps)} operations on the image and {len(graph.nodes)} on the meta device, so "
-            "they cannot be matched. Does its forward() depend on values or on the device?"
-        )
+    require_operations(len(tape.steps), graph)
     values: dict[int, Tensor] = {0: image.detach().clone().requires_grad_()}
     outputs: list[Tensor] = []
     operands: list[tuple[Tensor, ...]] = []
@@ -113,6 +110,32 @@ def operation_values(network: nn.Module, graph: Graph, image: Tensor) -> Operati
             "into a part of a tensor (x[:, 0] = …) or into one that is used elsewhere?"
         )
     return OperationValues(values[0], outputs, operands, weights, arguments, values[slot])
+
+
+@contextmanager
+def run_as_traced(network: nn.Module) -> Iterator[None]:
+    """Within the block the network runs in eval mode without gradients, by the operations that `graph.trace` records.
+
+    Fused attention, which the meta device does not have, is switched off.
+    """
+    is_fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with preserved(network), torch.inference_mode(False), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            network.eval()
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(is_fused)
+
+
+def require_operations(count: int, graph: Graph) -> None:
+    """Raise a `VertebraError` if a run had another number of operations than its graph."""
+    if count != len(graph.nodes):
+        raise VertebraError(
+            f"the network runs {count} operations on images and {len(graph.nodes)} on the meta device, so they cannot "
+            "be matched. Does its forward() depend on values, on the batch or on the device, or write into parts of "
+            "tensors (x[:, 0] = …)?"
+        )
 
 
 @dataclass(frozen=True)
