@@ -28,11 +28,12 @@ def encode_pictures(pictures: dict[str, Tensor | None]) -> dict[str, Any] | None
     """Pictures of the same size with one scale from 0 to their largest value, as bytes.
 
     `data` is base64 of deflated bytes, one picture after the other; value = byte / 255 × high.
+    NaN becomes 0, infinity the largest number, as in maps.
     """
     found = [cells for cells in pictures.values() if cells is not None]
     if len(found) < len(pictures) or not found:
         return None
-    stacked = torch.stack(found)
+    stacked = torch.stack(found).nan_to_num()
     high = float(stacked.max())
     return {
         "names": list(pictures),

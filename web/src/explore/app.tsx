@@ -1,7 +1,7 @@
 /** The frame of the page: the photo and the answer, the network's figure, and the part that is selected. */
 
 import { useEffect, useState } from "preact/hooks";
-import { baseName, className, percent } from "../format";
+import { baseName, percent } from "../format";
 import type { Document, Network, View } from "./document";
 import { Figure } from "./figure";
 import { Header, Weights } from "./header";
@@ -9,6 +9,7 @@ import { Inspector } from "./inspector";
 import { OVERVIEW } from "./panels";
 import { EvidenceHeat } from "./panels/evidence";
 import { page, partOf, t, useChosen } from "./state";
+import { className, classOf } from "./words";
 
 const TOP = 5;
 
@@ -87,7 +88,6 @@ function Overview({ view }: { view: View }) {
     <section class="panel overview" aria-label={named(view, t("page.overview", { photo: baseName(view.photo.name) }))}>
       <ViewLabel view={view} />
       <div class="overview-parts">
-        {OVERVIEW.length === 0 && <img class="overview-photo" src={view.photo.picture} alt={baseName(view.photo.name)} />}
         {OVERVIEW.map((Panel, index) => (
           <Panel key={index} view={view} network={network} />
         ))}
@@ -101,13 +101,12 @@ function Overview({ view }: { view: View }) {
 function Answer({ view }: { view: View }) {
   const [chosen, setChosen] = useState(view.target);
   const found = view.evidence?.classes.find((each) => each.index === chosen);
-  const nameOf = (index: number): string => className(view.predictions.find((each) => each.index === index)!.name);
   return (
     <div class="answer">
       <h2>{t("answer.title")}</h2>
       {networkOf(view).untrained && <p class="callout unsure small">{t("answer.untrained")}</p>}
       <div class="answer-body">
-        {found && <EvidenceHeat view={view} found={found} name={nameOf(chosen)} />}
+        {found && <EvidenceHeat view={view} found={found} name={classOf(view, chosen)} />}
         <ol class="answers" aria-label={t("answer.choose")}>
           {view.predictions.slice(0, TOP).map((each) => (
             <li key={each.index}>

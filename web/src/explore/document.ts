@@ -1,4 +1,7 @@
-/** The document that `vertebra.explore` writes into the page (`src/vertebra/explore/document.py`). */
+/** The document that `vertebra.explore` writes into the page (`src/vertebra/explore/document.py`).
+ *
+ * A number that is NaN or infinite is null; of the layers where there are such, a note tells.
+ */
 
 export interface Document {
   schema: number;

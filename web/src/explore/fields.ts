@@ -10,12 +10,7 @@ export interface Box {
   right: number;
 }
 
-/** The theoretical receptive field of a part's cell in pixels of the input, also beyond its border; null: it has none. */
-export function fieldOf(view: View, part: Part, y: number, x: number): Box | null {
-  const field = view.parts[part.id]?.field;
-  return field ? boxOf(field, y, x) : null;
-}
-
+/** The theoretical receptive field of a cell in pixels of the input, also beyond its border. */
 export function boxOf({ start, jump, size }: Field, y: number, x: number): Box {
   const [top, left] = [start[0]! + y * jump[0]!, start[1]! + x * jump[1]!];
   return { top, left, bottom: top + size[0]!, right: left + size[1]! };

@@ -1,11 +1,11 @@
 /** The network as its paper draws it, from the photo to the classes: stages that unfold to blocks, layers, operations. */
 
 import { useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
-import { baseName, className, percent, short, whole } from "../format";
+import { baseName, percent, short, whole } from "../format";
 import type { Network, Part, View } from "./document";
 import { BAND, type Box, type Drawing, layout, type Line } from "./figure_layout";
 import { type Cost, get, select, set, t, useChosen } from "./state";
-import { descriptionText, figureTexts, shapesText, shapeText, share, shareText } from "./words";
+import { className, descriptionText, figureTexts, shapesText, shapeText, share, shareText } from "./words";
 
 const COSTS: Cost[] = ["parameters", "macs", "bytes", "ms"];
 

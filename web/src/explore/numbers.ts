@@ -2,8 +2,9 @@
 
 const minus = (text: string): string => text.replaceAll("-", "−");
 
-/** 0.0123, 1.23, 123 with three significant digits; 1.2e−7 where there would be more than three zeros. */
-export function significant(value: number, digits = 3): string {
+/** 0.0123, 1.23, 123 with three significant digits; 1.2e−7 where there would be more than three zeros. JSON has null for NaN and infinity. */
+export function significant(value: number | null, digits = 3): string {
+  if (value === null) return "NaN / ∞";
   if (value === 0 || !Number.isFinite(value)) return minus(String(value));
   const size = Math.floor(Math.log10(Math.abs(value)));
   if (size < -4 || size > 6) return minus(value.toExponential(digits - 1));
@@ -11,7 +12,7 @@ export function significant(value: number, digits = 3): string {
 }
 
 /** With its sign: +0.31, −0.02. */
-export const signed = (value: number, digits = 3): string => `${value > 0 ? "+" : ""}${significant(value, digits)}`;
+export const signed = (value: number | null, digits = 3): string => `${value !== null && value > 0 ? "+" : ""}${significant(value, digits)}`;
 
 /** Decimals at which an error has two significant digits. */
 const decimalsOf = (error: number): number => Math.max(0, 1 - Math.floor(Math.log10(error)));

@@ -1,11 +1,11 @@
 /** Search for a part or a class; `/` goes there. */
 
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { className, percent } from "../format";
+import { percent } from "../format";
 import { Icon } from "../views/icons";
 import type { Part } from "./document";
 import { page, select, t, useChosen } from "./state";
-import { descriptionText, kindText, roleText, shapeText } from "./words";
+import { className, descriptionText, kindText, roleText, shapeText } from "./words";
 
 const MOST = 12;
 

@@ -30,11 +30,12 @@ export function unpack(data: string): Promise<Uint8Array<ArrayBuffer>> {
 }
 
 async function inflate(data: string): Promise<Uint8Array<ArrayBuffer>> {
-  const stream = new Blob([decode(data)]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const stream = new Blob([bytesOf(data)]).stream().pipeThrough(new DecompressionStream("deflate"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-function decode(data: string): Uint8Array<ArrayBuffer> {
+/** The bytes of base64. */
+export function bytesOf(data: string): Uint8Array<ArrayBuffer> {
   const text = atob(data);
   const bytes = new Uint8Array(text.length);
   for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);

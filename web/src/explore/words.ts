@@ -1,7 +1,7 @@
 /** Numbers, shapes and names as the page says them. */
 
 import { percent } from "../format";
-import type { Network, Part } from "./document";
+import type { Network, Part, View } from "./document";
 import { type Cost, hasText, t } from "./state";
 
 /** (C, H, W) → 56 × 56 × 256, as in the papers' figures. */
@@ -60,3 +60,10 @@ export function descriptionText(part: Part): string {
   const [role, kind] = [roleText(part), kindText(part)];
   return !role || kind.includes(role) || part.level === "block" ? kind : `${role} · ${kind}`;
 }
+
+/** Classes without names are numbers. */
+export const className = (name: string): string => (/^\d+$/.test(name) ? t("classes.number", { index: name }) : name);
+
+/** The name of a class of a view; its number where it is not among the best. */
+export const classOf = (view: View, index: number): string =>
+  className(view.predictions.find((each) => each.index === index)?.name ?? String(index));

@@ -1,6 +1,7 @@
 /** The arithmetic of one value, in float64, from the operands in the page. */
 
 import type { Real, WorkedStep, WorkedValue } from "./document";
+import { bytesOf } from "./unpack";
 
 /** What one channel of the input gives: its values, their weights and the sum of the products. */
 export interface ChannelSum {
@@ -22,9 +23,9 @@ export interface Result {
 }
 
 export function workOut(value: WorkedValue): Result {
-  const operands = new Float32Array(bytes(value.operands));
-  const weights = new Float32Array(bytes(value.weights));
-  const kept = value.kept === null ? null : indices(new Uint8Array(bytes(value.kept)));
+  const operands = new Float32Array(bytesOf(value.operands).buffer);
+  const weights = new Float32Array(bytesOf(value.weights).buffer);
+  const kept = value.kept === null ? null : indices(bytesOf(value.kept));
   const size = value.kernel[0]! * value.kernel[1]!;
   const channels: ChannelSum[] = [];
   let products = value.left_out ? Number(value.left_out.sum) : 0;
@@ -93,11 +94,4 @@ function indices(mask: Uint8Array): number[] {
   const found: number[] = [];
   for (let index = 0; index < 8 * mask.length; index++) if ((mask[index >> 3]! >> (index & 7)) & 1) found.push(index);
   return found;
-}
-
-function bytes(text: string): ArrayBuffer {
-  const characters = atob(text);
-  const found = new Uint8Array(characters.length);
-  for (let index = 0; index < characters.length; index++) found[index] = characters.charCodeAt(index);
-  return found.buffer;
 }

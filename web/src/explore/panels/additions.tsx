@@ -63,7 +63,7 @@ function Terms({ addition }: { addition: Addition }) {
         ))}
       </ul>
       <p>
-        {known && norms.skip > 0 && `${t("additions.ratio", { ratio: significant(norms.branch / norms.skip, 2) })} `}
+        {known && norms.skip > 0 && norms.branch !== null && `${t("additions.ratio", { ratio: significant(norms.branch / norms.skip, 2) })} `}
         {t("additions.cosine", { cosine: significant(addition.cosine, 2) })}
       </p>
       {pictures && (

@@ -8,7 +8,8 @@ import { Panel } from "../panel";
 import { t, useChosen, type PanelProps } from "../state";
 import { HeatMap } from "./picture";
 import { largest } from "./special";
-import { className, SignedBar } from "./vector";
+import { classOf } from "../words";
+import { SignedBar } from "./vector";
 
 /** Shown with the part of the last map, and with all behind it. */
 export function EvidencePanel({ view, part }: PanelProps) {
@@ -29,9 +30,7 @@ function Evidence({ view }: { view: View }) {
   const [chosen, setChosen] = useState(0);
   const found = evidence?.classes[chosen];
   if (!evidence || !found) return null;
-  const nameOf = (index: number): string =>
-    className(predictions.find((prediction) => prediction.index === index)?.name ?? String(index));
-  const name = nameOf(found.index);
+  const name = classOf(view, found.index);
   return (
     <div class="stack">
       <div class="row" role="group" aria-label={t("evidence.classes")}>
@@ -43,9 +42,9 @@ function Evidence({ view }: { view: View }) {
             aria-pressed={index === chosen}
             onClick={() => setChosen(index)}
           >
-            {nameOf(shown.index)}{" "}
+            {classOf(view, shown.index)}{" "}
             <span class="soft number">
-              {percent(predictions.find((prediction) => prediction.index === shown.index)?.probability ?? 0)}
+              {percent(predictions.find(({ index }) => index === shown.index)!.probability)}
             </span>
           </button>
         ))}

@@ -12,7 +12,8 @@ import { Panel } from "../panel";
 import { get, page, partOf, select, set, t, useExploreState, type Cell, type PanelProps } from "../state";
 import { unpack } from "../unpack";
 import { FieldPhoto } from "./field";
-import { className, SignedBar } from "./vector";
+import { classOf } from "../words";
+import { SignedBar } from "./vector";
 
 /** CSS pixels that a map of the grid, and the enlarged one, may take. */
 const SMALL = 84;
@@ -110,7 +111,7 @@ function MapsOf({ part, view, maps }: PanelProps & { maps: Maps }) {
   const marked = cell ? { top: cell.y, left: cell.x, bottom: cell.y + 1, right: cell.x + 1 } : seeing;
   const strongest = Math.max(...(maps.contributions ?? [0]).map(Math.abs)) || 1;
   const errors = maps.low.map((_, place) => errorOf(maps, place));
-  const target = className(view.predictions.find(({ index }) => index === view.target)?.name ?? String(view.target));
+  const target = classOf(view, view.target);
 
   const enlarge = (place: number, focus: boolean) => {
     set({ channel: maps.channels[place]! });

@@ -9,8 +9,10 @@ import "./photo.css";
 
 const COLOURS = ["red", "green", "blue"] as const;
 
-export function PhotoPanel({ view }: OverviewProps) {
+export function PhotoPanel({ view, network }: OverviewProps) {
   const { photo } = view;
+  const channels = network.input[0]!;
+  const isGrey = channels === 1;
   const [width, height] = photo.resized as [number, number];
   const isResized = width !== photo.strip[2]! - photo.strip[0]! || height !== photo.strip[3]! - photo.strip[1]!;
   const cut = 1 - keptShare(photo);
@@ -54,35 +56,43 @@ export function PhotoPanel({ view }: OverviewProps) {
         </Step>
         <Step
           title={t("photo.normalised")}
-          size={`3 × ${photo.size} × ${photo.size}`}
-          picture={<Channels photo={photo} />}
-          wide
+          size={`${channels} × ${photo.size} × ${photo.size}`}
+          picture={isGrey ? <img class="grey" src={photo.input} alt={t("photo.cropped_alt")} /> : <Channels photo={photo} />}
+          wide={!isGrey}
         >
-          <div class="scroll" tabIndex={0} role="group" aria-label={t("photo.normalised")}>
-            <table class="photo-channels">
-              <thead>
-                <tr>
-                  <td />
-                  <th scope="col">{t("photo.formula")}</th>
-                  <th scope="col">{t("photo.range")}</th>
-                  <th scope="col">{t("photo.mean_std")}</th>
-                </tr>
-              </thead>
-              <tbody>
-                {COLOURS.map((colour, c) => (
-                  <tr key={colour}>
-                    <th scope="row">{t(`photo.${colour}`)}</th>
-                    <td class="number">{`(v / 255 − ${digits(photo.mean[c]!)}) / ${digits(photo.std[c]!)}`.replace("− −", "+ ")}</td>
-                    <td class="number">{`${decimals(photo.channels[c]!.low)} … ${decimals(photo.channels[c]!.high)}`}</td>
-                    <td class="number">{`${decimals(photo.channels[c]!.mean)} ± ${decimals(photo.channels[c]!.std)}`}</td>
-                  </tr>
-                ))}
-              </tbody>
-            </table>
-          </div>
+          {channels !== 3 && <p>{t(isGrey ? "note.input.grey" : "note.input.repeated", { channels })}</p>}
+          {!isGrey && <ChannelTable photo={photo} />}
         </Step>
       </ol>
     </section>
+  );
+}
+
+/** Of each colour how it is normalised, and what it comes to. */
+function ChannelTable({ photo }: { photo: Photo }) {
+  return (
+    <div class="scroll" tabIndex={0} role="group" aria-label={t("photo.normalised")}>
+      <table class="photo-channels">
+        <thead>
+          <tr>
+            <td />
+            <th scope="col">{t("photo.formula")}</th>
+            <th scope="col">{t("photo.range")}</th>
+            <th scope="col">{t("photo.mean_std")}</th>
+          </tr>
+        </thead>
+        <tbody>
+          {COLOURS.map((colour, c) => (
+            <tr key={colour}>
+              <th scope="row">{t(`photo.${colour}`)}</th>
+              <td class="number">{`(v / 255 − ${digits(photo.mean[c]!)}) / ${digits(photo.std[c]!)}`.replace("− −", "+ ")}</td>
+              <td class="number">{`${decimals(photo.channels[c]!.low)} … ${decimals(photo.channels[c]!.high)}`}</td>
+              <td class="number">{`${decimals(photo.channels[c]!.mean)} ± ${decimals(photo.channels[c]!.std)}`}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </div>
   );
 }
 

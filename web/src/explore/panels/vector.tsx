@@ -4,6 +4,7 @@ import { percent } from "../../format";
 import { significant, signed } from "../numbers";
 import { Panel } from "../panel";
 import { t, useChosen, type PanelProps } from "../state";
+import { className } from "../words";
 
 export function VectorPanel({ part, network, view }: PanelProps) {
   useChosen((state) => state.language);
@@ -89,6 +90,3 @@ function Classes({ view }: { view: PanelProps["view"] }) {
     </Panel>
   );
 }
-
-/** Classes without names are numbers. */
-export const className = (name: string): string => (/^\d+$/.test(name) ? t("classes.number", { index: name }) : name);

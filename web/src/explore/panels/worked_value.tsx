@@ -6,6 +6,7 @@ import { Icon } from "../../views/icons";
 import type { WorkedStep, WorkedValue } from "../document";
 import { Panel } from "../panel";
 import { type PanelProps, partOf, select, t, useChosen } from "../state";
+import { classOf } from "../words";
 import { agrees, folded, type Result, workOut } from "../worked_sum";
 import { brief, exact, inverse } from "./worked_numbers";
 import { Patches } from "./worked_patches";
@@ -56,7 +57,7 @@ function Worked({ view, network, value }: PanelProps & { value: WorkedValue }) {
         {t(whichText(value), {
           place: value.output ? cellText(value.output) : placeText(value),
           layer: value.layer,
-          class: view.predictions.find(({ index }) => index === view.target)?.name ?? view.target,
+          class: classOf(view, view.target),
         })}
       </p>
       {value.made_in && (
