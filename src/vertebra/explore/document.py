@@ -154,7 +154,9 @@ def observation_notes(observation: Observation) -> list[Note]:
     """What has to be known of a network's values on a photo."""
     layers = [part for part in observation.structure.parts.values() if part.level == "layer"]
     broken = [part.name for part in layers if not observation.output(part).isfinite().all()]
-    return [Note("note.not_finite", {"photo": Path(observation.photo.name).name, "layers": listed(broken)})] if broken else []
+    if not broken:
+        return []
+    return [Note("note.not_finite", {"photo": Path(observation.photo.name).name, "layers": listed(broken)})]
 
 
 def predictions(observation: Observation) -> list[dict[str, Any]]:

@@ -45,7 +45,7 @@ function CostRow({ cost, part, network }: { cost: Cost; part: Part; network: Net
     <div>
       <dt>{t(`cost.${cost}`)}</dt>
       <dd class="number">
-        {cost === "ms" ? time(value) : cost === "bytes" ? `${short(value)}B` : short(value)}{" "}
+        {cost === "ms" ? time(value) : cost === "bytes" ? `${short(value)}${value < 1000 ? " " : ""}B` : short(value)}{" "}
         {cost !== "ms" && value >= 1000 && <span class="soft small">({whole(value)})</span>}
       </dd>
       <dd class="number costs-share">

@@ -49,7 +49,7 @@ function Values(props: PanelProps) {
   );
 }
 
-function Worked({ view, network, value }: PanelProps & { value: WorkedValue }) {
+function Worked({ view, value }: PanelProps & { value: WorkedValue }) {
   const result = useMemo(() => workOut(value), [value]);
   return (
     <>
@@ -80,7 +80,7 @@ function Worked({ view, network, value }: PanelProps & { value: WorkedValue }) {
       <p class="small soft">
         {t("worked.another")}{" "}
         <code>
-          vertebra explore … --model {network.name} --value {[value.layer, ..."CYX".slice(0, value.cell.length)].join(",")}
+          vertebra explore … --value {[value.layer, ..."CYX".slice(0, value.cell.length)].join(",")}
         </code>
       </p>
     </>
