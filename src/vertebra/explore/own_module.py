@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from vertebra.errors import UsageError, VertebraError, first_line, shortened
 from vertebra.introspect import preserved
-from vertebra.introspect.image_shapes import image_shape, missing_values, noise, problem_of_images, tried_sides
+from vertebra.introspect.image_shapes import image_shape, missing_values, noise, require_classifier
 from vertebra.models import ConvNet
 from vertebra.models.meta_copy import unwrap_module
 from vertebra.preprocessing import Preprocessing, timm_config
@@ -82,12 +82,7 @@ def to_classifier(name: str, module: Any) -> Classifier:
     if isinstance(own, Preprocessing):
         shape = (shape[0], own.crop_size, own.crop_size)
     image = noise(network, (1, *shape))
-    if (problem := problem_of_images(network, image)) is not None:
-        sides = ", ".join(map(str, tried_sides(network)))
-        raise UsageError(
-            f"{name} {problem.format(' × '.join(map(str, shape)))} Sides tried: {sides}. If it is for others, state "
-            "its own: network.input_size = 40, or (1, 40, 40)"
-        )
+    require_classifier(name, network, image)
     with preserved(network), torch.no_grad():
         outputs = network.eval()(image).shape[1]
     if kind == [""]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from vertebra.errors import first_line
+from vertebra.errors import UsageError, first_line
 
 from .preserve import preserved
 
@@ -76,6 +76,17 @@ def problem_of_images(network: nn.Module, images: Tensor) -> str | None:
     if len(logits) != len(images):  # a view(-1, features) of a larger map makes several of one image
         return f"returns {len(logits)} rows of logits for {len(images)} of {{}}."
     return None
+
+
+def require_classifier(name: str, network: nn.Module, images: Tensor) -> None:
+    """Raise a `UsageError` if a network cannot classify such images."""
+    if (problem := problem_of_images(network, images)) is None:
+        return
+    problem = f"{name} {problem.format(' × '.join(map(str, images.shape[1:])))}"
+    if not problem.endswith(NO_CLASSIFIER):
+        sides = ", ".join(map(str, tried_sides(network)))
+        problem += f" Sides tried: {sides}. If it is for others, state its own: network.input_size = 40, or (1, 40, 40)"
+    raise UsageError(problem)
 
 
 def missing_values(network: nn.Module) -> str | None:

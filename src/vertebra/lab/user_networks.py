@@ -11,16 +11,15 @@ from torch import Tensor, nn
 
 from vertebra.anatomy import Anatomy, inspect
 from vertebra.errors import UsageError, shortened
+from vertebra.introspect.image_shapes import SIZES as SIZES
+from vertebra.introspect.image_shapes import image_shape as image_shape
 from vertebra.introspect.image_shapes import (
-    NO_CLASSIFIER,
     missing_values,
     noise,
     problem_of_images,
+    require_classifier,
     stated_channels,
-    tried_sides,
 )
-from vertebra.introspect.image_shapes import SIZES as SIZES
-from vertebra.introspect.image_shapes import image_shape as image_shape
 from vertebra.model_argument import ModelKind, resolve_model
 from vertebra.models import ConvNet, create_model
 from vertebra.models.weight_reader import read_card
@@ -127,14 +126,7 @@ def inspect_own(network: nn.Module) -> Anatomy:
 
 def check_runs(name: str, network: nn.Module) -> None:
     """Raise a `UsageError` if the network can classify no images."""
-    images = random_images(network, 1)
-    if (problem := problem_of_images(network, images)) is None:
-        return
-    problem = f"{name} {problem.format(' × '.join(map(str, images.shape[1:])))}"
-    if not problem.endswith(NO_CLASSIFIER):
-        sides = ", ".join(map(str, tried_sides(network)))
-        problem += f" Sides tried: {sides}. If it is for others, state its own: network.input_size = 40, or (1, 40, 40)"
-    raise UsageError(problem)
+    require_classifier(name, network, random_images(network, 1))
 
 
 def _refusal(network: nn.Module) -> str | None:
