@@ -4,6 +4,7 @@ import { useState } from "preact/hooks";
 import type { DenseBlock, DenseReader } from "../document";
 import { signed, significant } from "../numbers";
 import { Panel } from "../panel";
+import { cellUnder } from "../pointing";
 import { t, useChosen, type PanelProps } from "../state";
 import { Bar, largest } from "./special";
 import { SignedBar } from "./vector";
@@ -90,12 +91,8 @@ function Matrix({ block }: { block: DenseBlock }) {
   const most = largest(readers.flatMap((reader) => reader[shown] ?? [])) || 1;
   const rows = block.sources.length + 1;
   const point = (event: PointerEvent) => {
-    const box = (event.currentTarget as Element).getBoundingClientRect();
-    const at = (share: number, count: number) => Math.max(0, Math.min(count - 1, Math.floor(share * count)));
-    setPointed([
-      at((event.clientX - box.left) / box.width, readers.length),
-      at((event.clientY - box.top) / box.height, rows),
-    ]);
+    const { y, x } = cellUnder(event, rows, readers.length);
+    setPointed([x, y]);
   };
   const value = pointed ? valueAt(...pointed) : undefined;
   return (

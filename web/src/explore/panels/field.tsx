@@ -6,13 +6,11 @@ import { percent, whole } from "../../format";
 import type { EffectiveField, Field, Part, View } from "../document";
 import { boxOf, cellsSeeing, clipped, type Box } from "../fields";
 import { Panel } from "../panel";
+import { ARROWS, cellUnder, PHOTO, pointAt, pointedIn, within } from "../pointing";
 import { get, partOf, set, t, useExploreState, type Cell, type PanelProps } from "../state";
 import { unpack } from "../unpack";
 import { CutPhoto, isStretched } from "./photo";
 import "./field.css";
-
-/** What a pixel of the network's input is called in the state. */
-const PHOTO = "photo";
 
 export function FieldPanel(props: PanelProps) {
   const field = props.view.parts[props.part.id]?.field;
@@ -25,13 +23,13 @@ export function FieldPhoto({ part, view }: Omit<PanelProps, "network">) {
   const field = view.parts[part.id]?.field;
   const { size } = view.photo;
   if (!field) return null;
-  const isPixel = pointed?.part === PHOTO && pointed.y < size && pointed.x < size;
-  const isCell = pointed?.part === part.id && pointed.y < part.shape[1]! && pointed.x < part.shape[2]!;
+  const pixel = pointedIn(pointed, PHOTO, size, size);
+  const cell = pointedIn(pointed, part.id, part.shape[1]!, part.shape[2]!);
   return (
     <div class="field-beside">
-      <Input view={view} label={t("field.point")} cursor={isPixel ? pointed : null}>
-        {isPixel && <Pixel {...pointed} />}
-        {isCell && <FieldBox box={boxOf(field, pointed.y, pointed.x)} size={size} />}
+      <Input view={view} label={t("field.point")} cursor={pixel}>
+        {pixel && <Pixel {...pixel} />}
+        {cell && <FieldBox box={boxOf(field, cell.y, cell.x)} size={size} />}
       </Input>
       <p class="small soft">{t("field.beside", { height: whole(field.size[0]!), width: whole(field.size[1]!) })}</p>
     </div>
@@ -42,10 +40,9 @@ function FieldOf({ part, view, network, field }: PanelProps & { field: Field }) 
   const { pointed } = useExploreState();
   const [rows, columns] = part.shape.slice(1) as [number, number];
   const { size } = view.photo;
-  const isPixel = pointed?.part === PHOTO && pointed.y < size && pointed.x < size;
-  const isCell = pointed?.part === part.id && pointed.y < rows && pointed.x < columns;
-  const centre = { part: part.id, y: Math.floor(rows / 2), x: Math.floor(columns / 2) };
-  const cell = isCell ? pointed : centre;
+  const pixel = pointedIn(pointed, PHOTO, size, size);
+  const chosen = pointedIn(pointed, part.id, rows, columns);
+  const cell = chosen ?? { part: part.id, y: Math.floor(rows / 2), x: Math.floor(columns / 2) };
   const box = boxOf(field, cell.y, cell.x);
   const stage = stageOf(view, part);
   return (
@@ -56,19 +53,19 @@ function FieldOf({ part, view, network, field }: PanelProps & { field: Field }) 
       </p>
       <div class="fields">
         <figure>
-          <Input view={view} label={t("field.point")} cursor={isPixel ? pointed : null}>
-            {isPixel ? <Pixel {...pointed} /> : <FieldBox box={box} size={size} />}
+          <Input view={view} label={t("field.point")} cursor={pixel}>
+            {pixel ? <Pixel {...pixel} /> : <FieldBox box={box} size={size} />}
           </Input>
           <figcaption class="small">
             <p aria-live="polite">
-              {isPixel ? <Responding {...{ view, part, pointed }} /> : <Covered {...{ cell, box, size, isCell }} />}
+              {pixel ? <Responding {...{ view, part }} pointed={pixel} /> : <Covered {...{ cell, box, size }} isCell={chosen !== null} />}
             </p>
             <p class="soft">{t("field.how")}</p>
           </figcaption>
         </figure>
         <figure class="field-cells">
-          {isPixel ? (
-            <Cells {...{ rows, columns }} box={cellsSeeing(view, part, pointed.y, pointed.x)} />
+          {pixel ? (
+            <Cells {...{ rows, columns }} box={cellsSeeing(view, part, pixel.y, pixel.x)} />
           ) : (
             <CutPhoto photo={view.photo}>
               <g transform={toPhoto(view)}>
@@ -77,8 +74,8 @@ function FieldOf({ part, view, network, field }: PanelProps & { field: Field }) 
             </CutPhoto>
           )}
           <figcaption class="small soft">
-            <p>{isPixel ? t("field.cells_of", { height: rows, width: columns, name: part.name }) : t("field.on_photo")}</p>
-            {!isPixel && isStretched(view.photo.width, view.photo.height) && <p>{t("photo.stretched")}</p>}
+            <p>{pixel ? t("field.cells_of", { height: rows, width: columns, name: part.name }) : t("field.on_photo")}</p>
+            {!pixel && isStretched(view.photo.width, view.photo.height) && <p>{t("photo.stretched")}</p>}
           </figcaption>
         </figure>
         {stage && <Effective {...{ view, network, stage }} />}
@@ -133,27 +130,11 @@ function Responding({ view, part, pointed }: { view: View; part: Part; pointed: 
   );
 }
 
-const STEPS: Record<string, [number, number]> = {
-  ArrowUp: [-1, 0],
-  ArrowDown: [1, 0],
-  ArrowLeft: [0, -1],
-  ArrowRight: [0, 1],
-};
-
 /** The network's input, on which one points with the mouse, a finger or the arrow keys. */
 function Input({ view, label, cursor, children }: { view: View; label: string; cursor: Cell | null; children: ComponentChildren }) {
   const { size, input } = view.photo;
   const hint = useId();
-  const point = (y: number, x: number) => {
-    const limit = (value: number) => Math.max(0, Math.min(size - 1, Math.floor(value)));
-    const next = { part: PHOTO, y: limit(y), x: limit(x) };
-    const { pointed } = get();
-    if (pointed?.part !== PHOTO || pointed.y !== next.y || pointed.x !== next.x) set({ pointed: next });
-  };
-  const follow = (event: PointerEvent) => {
-    const box = (event.currentTarget as Element).getBoundingClientRect();
-    point(((event.clientY - box.top) / box.height) * size, ((event.clientX - box.left) / box.width) * size);
-  };
+  const follow = (event: PointerEvent) => pointAt(PHOTO, cellUnder(event, size, size));
   const forget = () => get().pointed?.part === PHOTO && set({ pointed: null });
   return (
     <>
@@ -170,12 +151,12 @@ function Input({ view, label, cursor, children }: { view: View; label: string; c
         onBlur={forget}
         onKeyDown={(event) => {
           if (event.key === "Escape" && cursor) return forget();
-          const step = STEPS[event.key];
+          const step = ARROWS[event.key];
           if (!step || event.altKey || event.ctrlKey || event.metaKey) return;
           event.preventDefault();
           const far = event.shiftKey ? Math.max(1, Math.round(size / 14)) : 1;
           const from = cursor ?? { y: Math.floor(size / 2), x: Math.floor(size / 2) };
-          point(from.y + step[0] * far, from.x + step[1] * far);
+          pointAt(PHOTO, within(from.y + step[0] * far, from.x + step[1] * far, size, size));
         }}
       >
         <image href={input} width={size} height={size} />

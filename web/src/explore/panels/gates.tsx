@@ -4,6 +4,7 @@ import { useState } from "preact/hooks";
 import type { Gate } from "../document";
 import { significant } from "../numbers";
 import { Panel } from "../panel";
+import { cellUnder } from "../pointing";
 import { t, useChosen, type PanelProps } from "../state";
 import { Entries, entries } from "./special";
 
@@ -33,11 +34,7 @@ function Gates({ gate }: { gate: Gate }) {
   if (sorted) order.sort((one, other) => gate.values[other]! - gate.values[one]!);
   const bars = order.map((channel, x) => `M${x} 1V${1 - gate.values[channel]!}h0.9V1z`).join("");
   const channel = order[Math.min(position, count - 1)]!;
-  const point = (event: PointerEvent) => {
-    const box = (event.currentTarget as Element).getBoundingClientRect();
-    const share = (event.clientX - box.left) / box.width;
-    setPosition(Math.max(0, Math.min(count - 1, Math.floor(share * count))));
-  };
+  const point = (event: PointerEvent) => setPosition(cellUnder(event, 1, count).x);
   return (
     <>
       <div class="row">

@@ -9,7 +9,8 @@ import { cellsSeeing, type Box } from "../fields";
 import { useTheme, useVisible, useWidth } from "../hooks";
 import { ends, errorText, fixed, significant, signed } from "../numbers";
 import { Panel } from "../panel";
-import { get, page, partOf, select, set, t, useExploreState, type Cell, type PanelProps } from "../state";
+import { ARROWS, cellUnder, PHOTO, pointAt, pointedIn, within } from "../pointing";
+import { page, partOf, select, set, t, useExploreState, type Cell, type PanelProps } from "../state";
 import { unpack } from "../unpack";
 import { FieldPhoto } from "./field";
 import { classOf } from "../words";
@@ -105,9 +106,9 @@ function MapsOf({ part, view, maps }: PanelProps & { maps: Maps }) {
   const columns = Math.max(1, Math.floor((available + SPACE) / (small + SPACE)));
   const first = Math.max(FIRST, ROWS * columns);
   const isAll = isAllAsked || current >= first;
-  const cell = pointed?.part === part.id && pointed.y < maps.height && pointed.x < maps.width ? pointed : null;
+  const cell = pointedIn(pointed, part.id, maps.height, maps.width);
   // Of a pixel of the photo: the cells whose receptive field holds it.
-  const seeing = pointed?.part === "photo" ? cellsSeeing(view, part, pointed.y, pointed.x) : null;
+  const seeing = pointed?.part === PHOTO ? cellsSeeing(view, part, pointed.y, pointed.x) : null;
   const marked = cell ? { top: cell.y, left: cell.x, bottom: cell.y + 1, right: cell.x + 1 } : seeing;
   const strongest = Math.max(...(maps.contributions ?? [0]).map(Math.abs)) || 1;
   const errors = maps.low.map((_, place) => errorOf(maps, place));
@@ -237,23 +238,6 @@ function moved(event: KeyboardEvent, grid: HTMLElement, from: number): number | 
   return to < 0 || to >= tiles.length ? from : to;
 }
 
-/** The cell under the pointer. */
-function cellAt(event: MouseEvent, element: Element, { height, width }: Maps, part: string): Cell {
-  const box = element.getBoundingClientRect();
-  const at = (place: number, start: number, length: number, cells: number) =>
-    Math.max(0, Math.min(cells - 1, Math.floor(((place - start) / length) * cells)));
-  return {
-    part,
-    y: at(event.clientY, box.top, box.height, height),
-    x: at(event.clientX, box.left, box.width, width),
-  };
-}
-
-function point(cell: Cell): void {
-  const { pointed } = get();
-  if (pointed?.part !== cell.part || pointed.y !== cell.y || pointed.x !== cell.x) set({ pointed: cell });
-}
-
 interface CanvasProps {
   maps: Maps;
   bytes: Uint8Array | null;
@@ -324,12 +308,12 @@ function Tile({ part, cell, number, strongest, isCurrent, onEnlarge, ...shown }:
       tabIndex={isCurrent ? 0 : -1}
       data-channel={number}
       onClick={(event) => {
-        point(cellAt(event, event.currentTarget.querySelector(".map")!, maps, part));
+        pointAt(part, cellUnder(event, maps.height, maps.width, event.currentTarget.querySelector(".map")!));
         onEnlarge();
       }}
       onPointerMove={(event) => {
         const map = event.currentTarget.querySelector(".map")!;
-        if (event.pointerType === "mouse" && map.contains(event.target as Node)) point(cellAt(event, map, maps, part));
+        if (event.pointerType === "mouse" && map.contains(event.target as Node)) pointAt(part, cellUnder(event, maps.height, maps.width, map));
       }}
     >
       <MapCanvas {...shown} room={SMALL} most={SMALLEST} />
@@ -368,25 +352,17 @@ function Large({ part, cell, frame, target, onBack, children, ...shown }: LargeP
   const figures = useMemo(() => (bytes ? figuresOf(maps, bytes, place) : null), [maps, bytes, place]);
   const room = Math.min(LARGE, available || LARGE);
   const move = (event: KeyboardEvent) => {
-    const steps: Record<string, [number, number]> = {
-      ArrowLeft: [0, -1],
-      ArrowRight: [0, 1],
-      ArrowUp: [-1, 0],
-      ArrowDown: [1, 0],
-    };
-    const step = steps[event.key];
+    const step = ARROWS[event.key];
     if (event.key === "Escape") onBack();
     else if (!step) return;
     else {
       const from = cell ?? { y: Math.floor(maps.height / 2) - step[0], x: Math.floor(maps.width / 2) - step[1] };
-      const within = (at: number, cells: number) => Math.max(0, Math.min(cells - 1, at));
-      point({ part, y: within(from.y + step[0], maps.height), x: within(from.x + step[1], maps.width) });
+      pointAt(part, within(from.y + step[0], from.x + step[1], maps.height, maps.width));
     }
     event.preventDefault();
   };
-  const pointer = (event: PointerEvent) => {
-    point(cellAt(event, frame.current!.querySelector(".map")!, maps, part));
-  };
+  const pointer = (event: PointerEvent) =>
+    pointAt(part, cellUnder(event, maps.height, maps.width, frame.current!.querySelector(".map")!));
   return (
     <div class="map-large" ref={outer}>
       <h4>{t("maps.enlarged", { channel: maps.channels[place]! })}</h4>
