@@ -259,7 +259,9 @@ def test_two_networks_are_beside_each_other(open_page):
     labels = [" ".join(each.split()) for each in page.locator(".inspector .view-label").all_inner_texts()]
     assert labels[0].startswith("A resnet18") and "untrained" in labels[0]
     assert labels[1].startswith("B googlenet") and "untrained" not in labels[1] and "a run" in labels[1]
-    assert "googlenet has no layer4." in page.locator(".inspector").nth(1).inner_text()
+    other = page.locator(".inspector").nth(1)
+    assert "googlenet has no layer4." in other.inner_text() and other.get_by_role("heading", level=2).first.is_visible()
+    assert selected(page) == ["stage/layer4", "stage/inception5"]  # its own last one stays in view
     page.locator(part("stage/stem")).last.click()
     assert selected(page) == ["stage/stem", "stage/stem"]
     left, right = (each.bounding_box() for each in page.locator(".inspector").all())

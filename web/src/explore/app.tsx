@@ -8,7 +8,7 @@ import { Header, Weights } from "./header";
 import { Inspector } from "./inspector";
 import { OVERVIEW } from "./panels";
 import { EvidenceHeat } from "./panels/evidence";
-import { page, partOf, t, useChosen } from "./state";
+import { page, partOf, selectedIn, t, useChosen } from "./state";
 import { className, classOf } from "./words";
 
 const TOP = 5;
@@ -125,14 +125,15 @@ function Answer({ view }: { view: View }) {
   );
 }
 
-/** The selected part in a view; the other network may not have it. */
+/** The selected part in a view; a network that lacks it keeps the one before, and says so. */
 function Selected({ view }: { view: View }) {
   const selected = useChosen((state) => state.selected);
-  const part = partOf(view.network, selected);
+  const part = partOf(view.network, useChosen(() => selectedIn(view.network)))!;
   return (
-    <section class="panel inspector" aria-label={named(view, t("page.inspector", { part: part?.name ?? selected }))}>
+    <section class="panel inspector" aria-label={named(view, t("page.inspector", { part: part.name }))}>
       <ViewLabel view={view} />
-      {part ? <Inspector view={view} network={networkOf(view)} part={part} /> : <Absent view={view} id={selected} />}
+      {part.id !== selected && <Absent view={view} id={selected} />}
+      <Inspector view={view} network={networkOf(view)} part={part} />
     </section>
   );
 }

@@ -4,7 +4,7 @@ import { useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { baseName, percent, short, whole } from "../format";
 import type { Network, Part, View } from "./document";
 import { BAND, type Box, type Drawing, layout, type Line } from "./figure_layout";
-import { type Cost, get, select, set, t, useChosen } from "./state";
+import { type Cost, get, page, select, selectedIn, set, t, useChosen } from "./state";
 import { className, descriptionText, figureTexts, shapesText, shapeText, share, shareText } from "./words";
 
 const COSTS: Cost[] = ["parameters", "macs", "bytes", "ms"];
@@ -129,7 +129,7 @@ interface TreeProps {
 }
 
 function Tree({ drawing, network, cost, most }: TreeProps) {
-  const selected = useChosen((state) => state.selected);
+  const selected = useChosen(() => selectedIn(page.networks.indexOf(network)));
   const language = useChosen((state) => state.language);
   const [focused, setFocused] = useState(selected);
   const tree = useRef<HTMLDivElement>(null);

@@ -47,9 +47,19 @@ export const partOf = (network: number, id: string): Part | undefined => indices
 /** The part of this id in the first network that has one. */
 const anyPart = (id: string): Part | undefined => indices.find((index) => index.has(id))?.get(id);
 
-const stages = page.networks[0]!.parts.filter((part) => part.level === "stage");
 /** The last stage that has maps. */
-const first = (stages.filter((part) => part.shape.length === 3).at(-1) ?? stages.at(-1)!).id;
+function lastMaps({ parts }: Network): string {
+  const stages = parts.filter((part) => part.level === "stage");
+  return (stages.filter((part) => part.shape.length === 3).at(-1) ?? stages.at(-1)!).id;
+}
+
+const first = lastMaps(page.networks[0]!);
+
+/** Of each network the part that was selected last; it stays in view while one is selected that the network lacks. */
+const lastSelected = page.networks.map(lastMaps);
+
+/** Id of the part of a network that is in view. */
+export const selectedIn = (network: number): string => (partOf(network, state.selected) ? state.selected : lastSelected[network]!);
 
 let state: State = {
   language: kept("language") ?? page.language,
@@ -66,6 +76,7 @@ const listeners = new Set<() => void>();
 export function set(changes: Partial<State>): void {
   const before = state;
   state = { ...state, ...changes };
+  page.networks.forEach((_, network) => (lastSelected[network] = selectedIn(network)));
   if (state.language !== before.language) keep("language", state.language);
   if (state.selected !== before.selected || state.channel !== before.channel) writeAddress(before);
   for (const listener of listeners) listener();
