@@ -1,24 +1,24 @@
 /** The feature maps of a part: the strongest channels, one of them enlarged. */
 
-import type { ComponentChildren } from "preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { percent, whole } from "../../format";
-import { paint, paintScale, scaleOf, type Scale, type Theme } from "../colours";
+import { whole } from "../../format";
+import { scaleOf, type Scale } from "../colours";
 import type { Maps } from "../document";
-import { cellsSeeing, type Box } from "../fields";
+import { cellsSeeing } from "../fields";
 import { useTheme, useVisible, useWidth } from "../hooks";
-import { ends, errorText, fixed, significant, signed } from "../numbers";
+import { errorText, significant, signed } from "../numbers";
 import { Panel } from "../panel";
-import { ARROWS, cellUnder, PHOTO, pointAt, pointedIn, within } from "../pointing";
+import { cellUnder, PHOTO, pointAt, pointedIn } from "../pointing";
 import { page, partOf, select, set, t, useExploreState, type Cell, type PanelProps } from "../state";
 import { unpack } from "../unpack";
-import { FieldPhoto } from "./field";
 import { classOf } from "../words";
+import { LARGE, Large } from "./enlarged_map";
+import { FieldPhoto } from "./field";
+import { errorOf, MapCanvas, sideOf, valueAt, type CanvasProps } from "./map_canvas";
 import { SignedBar } from "./vector";
 
-/** CSS pixels that a map of the grid, and the enlarged one, may take. */
+/** CSS pixels that a map of the grid may take. */
 const SMALL = 84;
-const LARGE = 300;
 /** A map of the grid that has more values than this is drawn smaller; the enlarged one never is. */
 const SMALLEST = 112;
 /** What a map of the grid takes at least, for the figures below it, and the space between two. */
@@ -51,19 +51,6 @@ export function MapsPanel(props: PanelProps) {
     </Panel>
   );
 }
-
-/** The bytes of one channel. */
-const channelOf = (bytes: Uint8Array, { height, width }: Maps, place: number): Uint8Array =>
-  bytes.subarray(place * height * width, (place + 1) * height * width);
-
-/** Half a step of the quantisation. */
-const errorOf = ({ low, high }: Maps, place: number): number => (high[place]! - low[place]!) / 255 / 2;
-
-/** CSS pixels of one value in a map that may take so many. */
-const sideOf = ({ height, width }: Maps, room: number): number => Math.max(1, Math.floor(room / Math.max(height, width)));
-
-const valueOf = ({ low, high }: Maps, place: number, byte: number): number =>
-  low[place]! + (byte / 255) * (high[place]! - low[place]!);
 
 /** The scale of one channel, or the one of all channels and views. */
 function useScales(maps: Maps, part: string): (place: number) => Scale {
@@ -238,48 +225,6 @@ function moved(event: KeyboardEvent, grid: HTMLElement, from: number): number | 
   return to < 0 || to >= tiles.length ? from : to;
 }
 
-interface CanvasProps {
-  maps: Maps;
-  bytes: Uint8Array | null;
-  place: number;
-  scale: Scale;
-  theme: Theme;
-  /** Longer side in CSS pixels, at most; more where one value is one pixel. */
-  room: number;
-  /** Longer side of a map that is drawn smaller than that. */
-  most?: number;
-  /** Cells with an outline. */
-  marked: Box | null;
-}
-
-/** One channel: one value is a square of whole CSS pixels. */
-function MapCanvas({ maps, bytes, place, scale, theme, room, most = Infinity, marked }: CanvasProps) {
-  const { height, width, low, high } = maps;
-  const canvas = useRef<HTMLCanvasElement>(null);
-  const [frame, isVisible] = useVisible<HTMLSpanElement>();
-  useEffect(() => {
-    if (!bytes || !isVisible) return;
-    paint(canvas.current!, channelOf(bytes, maps, place), height, width, low[place]!, high[place]!, scale, theme);
-  }, [bytes, isVisible, maps, place, scale, theme]);
-  const times = Math.min(sideOf(maps, room), most / Math.max(height, width));
-  return (
-    <span class={times < 1 ? "map smaller" : "map"} ref={frame} style={{ width: `${times * width}px`, aspectRatio: `${width} / ${height}` }}>
-      <canvas ref={canvas} width={width} height={height} aria-hidden="true" />
-      {marked && (
-        <span
-          class="cell-mark"
-          style={{
-            left: `${(100 * marked.left) / width}%`,
-            top: `${(100 * marked.top) / height}%`,
-            width: `${(100 * (marked.right - marked.left)) / width}%`,
-            height: `${(100 * (marked.bottom - marked.top)) / height}%`,
-          }}
-        />
-      )}
-    </span>
-  );
-}
-
 interface TileProps extends Omit<CanvasProps, "room"> {
   part: string;
   cell: Cell | null;
@@ -323,128 +268,6 @@ function Tile({ part, cell, number, strongest, isCurrent, onEnlarge, ...shown }:
       </span>
       {contribution !== undefined && <SignedBar value={contribution} most={strongest} />}
       <span class="map-value number soft">{value ?? `${significant(maps.low[place]!, 2)} … ${significant(maps.high[place]!, 2)}`}</span>
-    </div>
-  );
-}
-
-/** The value of a cell in words, without its error. */
-function valueAt(maps: Maps, bytes: Uint8Array, place: number, { y, x }: Cell): string {
-  const byte = channelOf(bytes, maps, place)[y * maps.width + x]!;
-  return fixed(valueOf(maps, place, byte), errorOf(maps, place));
-}
-
-interface LargeProps extends Omit<CanvasProps, "room"> {
-  part: string;
-  cell: Cell | null;
-  frame: { current: HTMLDivElement | null };
-  target: string;
-  onBack: () => void;
-  /** Below the channel. */
-  children: ComponentChildren;
-}
-
-/** The enlarged channel, the scale of its colours, and its figures. */
-function Large({ part, cell, frame, target, onBack, children, ...shown }: LargeProps) {
-  const { maps, bytes, place, scale, theme, marked } = shown;
-  const [outer, available] = useWidth<HTMLDivElement>();
-  const error = errorOf(maps, place);
-  const contribution = maps.contributions?.[place];
-  const figures = useMemo(() => (bytes ? figuresOf(maps, bytes, place) : null), [maps, bytes, place]);
-  const room = Math.min(LARGE, available || LARGE);
-  const move = (event: KeyboardEvent) => {
-    const step = ARROWS[event.key];
-    if (event.key === "Escape") onBack();
-    else if (!step) return;
-    else {
-      const from = cell ?? { y: Math.floor(maps.height / 2) - step[0], x: Math.floor(maps.width / 2) - step[1] };
-      pointAt(part, within(from.y + step[0], from.x + step[1], maps.height, maps.width));
-    }
-    event.preventDefault();
-  };
-  const pointer = (event: PointerEvent) =>
-    pointAt(part, cellUnder(event, maps.height, maps.width, frame.current!.querySelector(".map")!));
-  return (
-    <div class="map-large" ref={outer}>
-      <h4>{t("maps.enlarged", { channel: maps.channels[place]! })}</h4>
-      <div
-        class="map-frame"
-        ref={frame}
-        role="application"
-        tabIndex={0}
-        aria-label={t("maps.pointing", { channel: maps.channels[place]!, width: maps.width, height: maps.height })}
-        onKeyDown={move}
-        onPointerDown={pointer}
-        onPointerMove={pointer}
-      >
-        <MapCanvas {...shown} room={room} />
-      </div>
-      <Legend scale={scale} theme={theme} />
-      <output class="map-readout">
-        {cell && bytes
-          ? t("maps.value", { y: cell.y, x: cell.x, value: valueAt(maps, bytes, place, cell), error: errorText(error) })
-          : marked
-            ? t("maps.seeing", { count: (marked.bottom - marked.top) * (marked.right - marked.left) })
-            : t("maps.point")}
-      </output>
-      {children}
-      <dl class="map-figures">
-        {contribution !== undefined && (
-          <div>
-            <dt>{t("maps.contribution.to", { target })}</dt>
-            <dd class="number">{signed(contribution)}</dd>
-          </div>
-        )}
-        <div>
-          <dt>{t("maps.range")}</dt>
-          <dd class="number">
-            {significant(maps.low[place]!, 4)} … {significant(maps.high[place]!, 4)}
-          </dd>
-        </div>
-        <div>
-          <dt>{t("maps.mean")}</dt>
-          <dd class="number">{figures ? fixed(figures.mean, error) : "…"}</dd>
-        </div>
-        <div>
-          <dt>{t("maps.zeros", { error: errorText(error) })}</dt>
-          <dd class="number">{figures ? percent(figures.zeros) : "…"}</dd>
-        </div>
-      </dl>
-    </div>
-  );
-}
-
-/** Mean, and share of values that are zero within the error. */
-function figuresOf(maps: Maps, bytes: Uint8Array, place: number): { mean: number; zeros: number } {
-  const own = channelOf(bytes, maps, place);
-  const error = errorOf(maps, place);
-  const counts = new Array<number>(256).fill(0);
-  for (const byte of own) counts[byte]!++;
-  let sum = 0;
-  let zeros = 0;
-  for (const [byte, count] of counts.entries()) {
-    const value = valueOf(maps, place, byte);
-    sum += count * value;
-    if (Math.abs(value) <= error) zeros += count;
-  }
-  return { mean: sum / own.length, zeros: zeros / own.length };
-}
-
-/** Colours and their values: low … 0 … high. */
-function Legend({ scale, theme }: { scale: Scale; theme: Theme }) {
-  const canvas = useRef<HTMLCanvasElement>(null);
-  useEffect(() => paintScale(canvas.current!, scale, theme), [scale, theme]);
-  const zero = (100 * -scale.low) / (scale.high - scale.low || 1);
-  const [low, high] = ends(scale.low, scale.high);
-  return (
-    <div class="map-legend" role="img" aria-label={t("maps.legend", { low, high })}>
-      <canvas ref={canvas} width={256} height={1} aria-hidden="true" />
-      <span class="map-legend-ticks number small soft" aria-hidden="true">
-        {scale.low < 0 && <span>{low}</span>}
-        <span class="map-legend-zero" style={{ left: `${zero}%` }}>
-          0
-        </span>
-        {scale.high > 0 && <span class="map-legend-high">{high}</span>}
-      </span>
     </div>
   );
 }
