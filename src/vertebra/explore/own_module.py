@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from vertebra.errors import UsageError, VertebraError, first_line, shortened
 from vertebra.introspect import preserved
 from vertebra.introspect.image_shapes import image_shape, missing_values, noise, require_classifier
+from vertebra.introspect.preserve import has_initial_statistics
 from vertebra.models import ConvNet
 from vertebra.models.meta_copy import unwrap_module
 from vertebra.preprocessing import Preprocessing, timm_config
@@ -154,10 +155,5 @@ def _names(classes: Any) -> tuple[str, ...]:
 
 def _is_initial(network: nn.Module) -> bool:
     """Whether it has never been trained, as far as it shows: all its batch norms have the statistics of the start."""
-    norms = [
-        module for module in network.modules() if isinstance(module, _BatchNorm) and module.running_mean is not None
-    ]
-    return bool(norms) and all(
-        not norm.running_mean.any() and bool((norm.running_var == 1).all())  # type: ignore[union-attr]
-        for norm in norms
-    )
+    norms = [norm for norm in network.modules() if isinstance(norm, _BatchNorm) and norm.running_mean is not None]
+    return bool(norms) and all(map(has_initial_statistics, norms))

@@ -80,7 +80,9 @@ def set_initial_statistics(network: nn.Module, images: Tensor) -> None:
 
     The network must be in evaluation mode, and remains in it.
     """
-    norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and _is_untouched(module)]
+    norms = [
+        module for module in network.modules() if isinstance(module, _BatchNorm) and has_initial_statistics(module)
+    ]
     momenta = [norm.momentum for norm in norms]
     try:
         for norm in norms:
@@ -93,7 +95,8 @@ def set_initial_statistics(network: nn.Module, images: Tensor) -> None:
             norm.training, norm.momentum = False, momentum
 
 
-def _is_untouched(norm: _BatchNorm) -> bool:
+def has_initial_statistics(norm: _BatchNorm) -> bool:
+    """Whether a batch norm has running statistics that nothing has changed yet: mean 0, variance 1."""
     mean, var = norm.running_mean, norm.running_var
     return mean is not None and var is not None and bool((mean == 0).all()) and bool((var == 1).all())
 
