@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from vertebra.card import Preprocessing
 from vertebra.errors import UsageError
+from vertebra.explore import explore
 from vertebra.explore.observation import Observation, build_structure
 from vertebra.explore.options import Options
 from vertebra.explore.strongest import strongest_cell
@@ -366,3 +367,28 @@ def test_a_value_that_only_the_other_network_has_is_passed_over(kinds):
     values = of_layers(observe(kinds, 20), ["layer1.0.conv1,0,0,0", "head,4", "head,4"])
     (asked, strongest) = next(values for values in values.values() if values[0]["layer"] == "head")
     assert asked["cell"] == [4] and asked["asked"] and not strongest["asked"]
+
+
+class Twice(nn.Module):
+    """One convolution that runs two times."""
+
+    input_size = 8
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.head(self.conv(self.conv(x).relu()).mean((2, 3)))
+
+
+def test_a_layer_that_runs_twice_is_named_by_its_parts():
+    structure = structure_of(Twice(), 8)
+    with pytest.raises(UsageError, match="Name one: layer/conv, layer/conv#2"):
+        asked_cell(structure, "conv,0,0,0")
+    assert [asked_cell(structure, f"{name},0,0,0")[0] for name in ("layer/conv", "layer/conv#2")] == [0, 2]
+
+
+def test_one_value_may_be_given_as_it_is():
+    with pytest.raises(UsageError, match="value 'head,9': channel 9 of 'head' does not exist"):
+        explore(b"read later", Twice(), values="head,9")
