@@ -10,7 +10,7 @@ from vertebra import Preprocessing
 from vertebra.errors import UsageError
 from vertebra.explore import explore
 from vertebra.explore.exploration import _other_subject
-from vertebra.explore.subject import Subject, load_subject, use_statistics_of
+from vertebra.explore.subject import Subject, has_statistics_of_photo, load_subject, use_statistics_of
 from vertebra.models import create_model
 
 
@@ -151,6 +151,7 @@ def test_batch_norms_of_random_weights_have_the_statistics_of_the_photo():
     torch.testing.assert_close(network.bn1.running_mean, values.mean((0, 2, 3)))
     torch.testing.assert_close(network.bn1.running_var, values.var((0, 2, 3)))
     assert not any(module.training for module in network.modules()) and network.bn1.momentum == 0.1
+    assert has_statistics_of_photo(subject)
     before = copy.deepcopy(network.state_dict())
     use_statistics_of(subject, -image)  # of the second photo
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
@@ -163,4 +164,4 @@ def test_batch_norms_otherwise_stay(random, side):
     subject = Subject("net", network, Preprocessing(side), (), "", True, has_random_weights=random)
     use_statistics_of(subject, torch.randn(1, 3, side, side))
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    assert not network.bn1.training
+    assert not network.bn1.training and not has_statistics_of_photo(subject)

@@ -26,6 +26,7 @@ from .parts import sum_of_times
 from .patches import CHANNELS, ROOM, Patches, find_patches
 from .residual_additions import residual_additions
 from .strongest import strongest_channels
+from .subject import has_statistics_of_photo
 from .vectors import vectors
 from .worked_values import worked_values
 
@@ -141,6 +142,8 @@ def structure_notes(structure: Structure) -> list[Note]:
     notes = []
     if structure.graph.stages is None:
         notes.append(Note("note.generic", {"name": name}))
+    if has_statistics_of_photo(structure.subject):
+        notes.append(Note("note.statistics"))
     if unused:
         parameters = f"{sum(row.parameters for row in unused):,}"
         modules = listed([row.name for row in unused])

@@ -126,7 +126,7 @@ def _tensors(output: Any) -> Iterator[Tensor]:
 
 def known_of_module(network: nn.Module, side: int) -> Known:
     """The preprocessing and classes that a module has of its own; else those of ImageNet at this side, and a note."""
-    untrained = _is_initial(network)
+    untrained = find_initial_norms(network) is True
     own = getattr(network, "preprocessing", None)
     classes = _names(getattr(network, "classes", None))
     if isinstance(own, Preprocessing):
@@ -153,7 +153,7 @@ def _names(classes: Any) -> tuple[str, ...]:
     return tuple(classes) if is_list else ()
 
 
-def _is_initial(network: nn.Module) -> bool:
-    """Whether it has never been trained, as far as it shows: all its batch norms have the statistics of the start."""
+def find_initial_norms(network: nn.Module) -> bool | None:
+    """Whether all batch norms of a network have the statistics of the start; None: it has none that would tell."""
     norms = [norm for norm in network.modules() if isinstance(norm, _BatchNorm) and norm.running_mean is not None]
-    return bool(norms) and all(map(has_initial_statistics, norms))
+    return all(map(has_initial_statistics, norms)) if norms else None

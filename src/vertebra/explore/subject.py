@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from vertebra.card import Card, Preprocessing
 from vertebra.errors import UsageError, VertebraError, first_line, warn
@@ -20,7 +19,7 @@ from vertebra.models import ConvNet, create_model, get_model_weights
 from vertebra.models.weight_reader import read_card
 
 from .notes import Note
-from .own_module import known_of_module, to_classifier
+from .own_module import find_initial_norms, known_of_module, to_classifier
 
 RANDOM = "none"  # as weights: random ones, of seed 0
 
@@ -120,16 +119,8 @@ def _random(found: ModelArgument, default: Any, preprocessing: Preprocessing | N
         torch.default_generator.manual_seed(0)
         network = create_model(found.network)
     classes = tuple(default.meta["categories"])
-    return _with_random_weights(
-        _subject(found.name, network, preprocessing or default.preprocessing, classes, "", True)
-    )
-
-
-def _with_random_weights(subject: Subject) -> Subject:
-    """The subject, whose weights were drawn at random here."""
-    has_norms = any(isinstance(module, _BatchNorm) for module in subject.network.modules())
-    notes = (*subject.notes, Note("note.statistics")) if has_norms else subject.notes
-    return replace(subject, has_random_weights=True, notes=notes)
+    subject = _subject(found.name, network, preprocessing or default.preprocessing, classes, "", True)
+    return replace(subject, has_random_weights=True)
 
 
 def _of_card(name: str, network: ConvNet, card: Card, preprocessing: Preprocessing | None, weights: str) -> Subject:
@@ -207,8 +198,9 @@ def untrained_twin(subject: Subject) -> Subject:
                 )
         if isinstance(network, ConvNet):
             network.initialise(network)
-    twin = replace(subject, network=network.eval(), weights="", is_untrained=True, temperature=1.0)
-    return _with_random_weights(twin)
+    return replace(
+        subject, network=network.eval(), weights="", is_untrained=True, temperature=1.0, has_random_weights=True
+    )
 
 
 def plain_twin(subject: Subject) -> Subject:
@@ -232,7 +224,7 @@ def plain_twin(subject: Subject) -> Subject:
 def use_statistics_of(subject: Subject, image: torch.Tensor) -> None:
     """Give the batch norms of a network with random weights the statistics of an image, if they have initial ones.
 
-    As in the first step of training: with the initial ones (mean 0, variance 1) the values of a deep network vanish or
+    `has_statistics_of_photo` says whether they have. As in the first step of training: with the initial ones (mean 0, variance 1) the values of a deep network vanish or
     grow from layer to layer. Where a map is a single value they stay.
     """
     if not subject.has_random_weights:
@@ -242,6 +234,11 @@ def use_statistics_of(subject: Subject, image: torch.Tensor) -> None:
         set_initial_statistics(subject.network, image)
     except ValueError:  # a variance of one value
         subject.network.load_state_dict(before)
+
+
+def has_statistics_of_photo(subject: Subject) -> bool:
+    """Whether the batch norms of a network with random weights have the statistics of a photo."""
+    return subject.has_random_weights and find_initial_norms(subject.network) is False
 
 
 def network_input(subject: Subject, pixels: Any) -> torch.Tensor:
