@@ -224,8 +224,8 @@ def plain_twin(subject: Subject) -> Subject:
 def use_statistics_of(subject: Subject, image: torch.Tensor) -> None:
     """Give the batch norms of a network with random weights the statistics of an image, if they have initial ones.
 
-    `has_statistics_of_photo` says whether they have. As in the first step of training: with the initial ones (mean 0, variance 1) the values of a deep network vanish or
-    grow from layer to layer. Where a map is a single value they stay.
+    As in the first step of training: with the initial ones (mean 0, variance 1) the values of a deep network vanish or
+    grow from layer to layer. Where a map is a single value they stay; `has_statistics_of_photo` tells.
     """
     if not subject.has_random_weights:
         return
