@@ -2,13 +2,15 @@
 
 import { useEffect, useState } from "preact/hooks";
 import { baseName, percent } from "../format";
-import type { Document, Network, View } from "./document";
+import { Boundary } from "./boundary";
+import type { ClassEvidence, Document, Network, Part, View } from "./document";
 import { Figure } from "./figure";
 import { Header, Weights } from "./header";
 import { Inspector } from "./inspector";
 import { OVERVIEW } from "./panels";
-import { EvidenceHeat } from "./panels/evidence";
-import { page, partOf, selectedIn, t, useChosen } from "./state";
+import { significant, signed } from "./numbers";
+import { ChannelLink, EvidenceHeat, show } from "./panels/evidence";
+import { page, partOf, selectedIn, stageOf, t, useChosen } from "./state";
 import { className, classOf } from "./words";
 
 const TOP = 5;
@@ -39,7 +41,9 @@ export function App({ found }: { found: Document }) {
         </div>
         {networks.length === 1 ? (
           <div class="work">
-            <Figure network={networks[0]!} views={views} />
+            <Boundary>
+              <Figure network={networks[0]!} views={views} />
+            </Boundary>
             <div class="inspectors">
               {views.map((view, index) => (
                 <Selected key={index} view={view} />
@@ -50,7 +54,9 @@ export function App({ found }: { found: Document }) {
           <div class="work">
             {views.map((view, index) => (
               <div class="side" key={index}>
-                <Figure network={networks[view.network]!} views={[view]} label={letter(view)} />
+                <Boundary>
+                  <Figure network={networks[view.network]!} views={[view]} label={letter(view)} />
+                </Boundary>
                 <Selected view={view} />
               </div>
             ))}
@@ -89,9 +95,13 @@ function Overview({ view }: { view: View }) {
       <ViewLabel view={view} />
       <div class="overview-parts">
         {OVERVIEW.map((Panel, index) => (
-          <Panel key={index} view={view} network={network} />
+          <Boundary key={index}>
+            <Panel view={view} network={network} />
+          </Boundary>
         ))}
-        <Answer view={view} />
+        <Boundary>
+          <Answer view={view} />
+        </Boundary>
       </div>
     </section>
   );
@@ -121,8 +131,46 @@ function Answer({ view }: { view: View }) {
           ))}
         </ol>
       </div>
+      {found && <Strongest view={view} found={found} name={nameOf(chosen)} />}
     </div>
   );
+}
+
+/** From the answer to where it comes from: the channel of the last map that contributes most to it. */
+function Strongest({ view, found, name }: { view: View; found: ClassEvidence; name: string }) {
+  const { part, channels } = view.evidence!;
+  const [strongest] = found.for;
+  const stage = stageOf(view.network, part);
+  if (!strongest || !stage) return null;
+  const [channel, contribution] = strongest;
+  return (
+    <p>
+      {t("answer.strongest", {
+        name,
+        count: channels,
+        stage: stage.name,
+        contribution: signed(contribution),
+        logit: significant(found.logit, 4),
+      })}{" "}
+      <ChannelLink view={view} part={stage} channel={channel}>
+        {t("answer.channel", { channel, stage: stage.name })}
+      </ChannelLink>
+      {isWorkedOut(view, stage, found, channel) && (
+        <>
+          {t("label.separator")}
+          <button type="button" class="link" onClick={() => show(view, stage.id, "worked")}>
+            {t("answer.worked")}
+          </button>
+        </>
+      )}
+    </p>
+  );
+}
+
+/** Whether the value that is worked out of the stage is of this channel and class. */
+function isWorkedOut(view: View, stage: Part, found: ClassEvidence, channel: number): boolean {
+  const value = view.parts[stage.id]?.worked?.[0];
+  return found.index === view.target && value?.refused === undefined && (value?.output ?? value?.cell)?.[0] === channel;
 }
 
 /** The selected part in a view; a network that lacks it keeps the one before, and says so. */

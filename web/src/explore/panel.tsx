@@ -6,7 +6,7 @@ import type { ComponentChildren } from "preact";
 export function Panel({ title, name, children }: { title: string; name: string; children: ComponentChildren }) {
   return (
     <section class={`part-panel ${name}-panel`}>
-      <h3>{title}</h3>
+      <h3 tabIndex={-1}>{title}</h3>
       {children}
     </section>
   );

@@ -44,6 +44,13 @@ const indices = page.networks.map((network) => new Map(network.parts.map((part) 
 /** The part of this id in a network, if it has one. */
 export const partOf = (network: number, id: string): Part | undefined => indices[network]?.get(id);
 
+/** The stage that a part belongs to. */
+export function stageOf(network: number, id: string): Part | undefined {
+  let part = partOf(network, id);
+  while (part?.parent) part = partOf(network, part.parent);
+  return part;
+}
+
 /** The part of this id in the first network that has one. */
 const anyPart = (id: string): Part | undefined => indices.find((index) => index.has(id))?.get(id);
 

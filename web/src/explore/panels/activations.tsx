@@ -1,10 +1,10 @@
 /** What an activation does to the values that it gets. */
 
 import { percent, whole } from "../../format";
-import type { Activation } from "../document";
+import type { Activation, Network } from "../document";
 import { significant } from "../numbers";
 import { Panel } from "../panel";
-import { t, useChosen, type PanelProps } from "../state";
+import { select, t, useChosen, type PanelProps } from "../state";
 import { Entries, entries } from "./special";
 
 const NAMES: Record<string, string> = {
@@ -15,24 +15,50 @@ const NAMES: Record<string, string> = {
   hardswish: "hard-swish",
   leaky_relu: "leaky ReLU",
 };
-const FEW = 8; // of a stage
+const FEW = 8; // of a stage, with histograms
 
 export function ActivationPanel({ view, network, part }: PanelProps) {
   useChosen((state) => state.language);
   const found = entries(view, network, part, "activations");
-  if (!found.length || (part.level === "stage" && found.length > FEW)) return null;
+  if (!found.length) return null;
   return (
     <Panel title={t("activations.title")} name="activations">
       <p>{t("activations.what")}</p>
-      <Entries found={found} said={said}>
-        {(activation, isAlone) => (
-          <>
-            {isAlone && <p>{said(activation)}</p>}
-            <Histograms key={activation.row} activation={activation} />
-          </>
-        )}
-      </Entries>
+      {part.level === "stage" && found.length > FEW ? (
+        <Listed network={network} found={found} />
+      ) : (
+        <Entries found={found} said={said}>
+          {(activation, isAlone) => (
+            <>
+              {isAlone && <p>{said(activation)}</p>}
+              <Histograms key={activation.row} activation={activation} />
+            </>
+          )}
+        </Entries>
+      )}
     </Panel>
+  );
+}
+
+/** Of many their shares alone, with the way to the histograms of each. */
+function Listed({ network, found }: { network: Network; found: Activation[] }) {
+  const layers = network.parts.filter((part) => part.level === "layer");
+  return (
+    <ul class="special-list small">
+      {found.map((activation) => {
+        const layer = layers.find((part) => part.rows.includes(activation.row));
+        return (
+          <li key={activation.row}>
+            {layer && (
+              <button type="button" class="link" onClick={() => select(layer.id)}>
+                {activation.source}
+              </button>
+            )}{" "}
+            {said(activation)}
+          </li>
+        );
+      })}
+    </ul>
   );
 }
 

@@ -1,24 +1,24 @@
 /** A dense block: which earlier layers each layer reads, and how strongly. */
 
 import { useState } from "preact/hooks";
-import type { DenseBlock, DenseReader } from "../document";
+import type { DenseBlock, DenseReader, Network } from "../document";
 import { signed, significant } from "../numbers";
 import { Panel } from "../panel";
 import { cellUnder } from "../pointing";
-import { t, useChosen, type PanelProps } from "../state";
+import { select, t, useChosen, type PanelProps } from "../state";
 import { Bar, largest } from "./special";
 import { SignedBar } from "./vector";
 
 type Shown = "weights" | "contributions";
 
-export function DensePanel({ view, part }: PanelProps) {
+export function DensePanel({ view, network, part }: PanelProps) {
   useChosen((state) => state.language);
   const whole = view.parts[part.id]?.dense;
   if (whole)
     return (
       <Panel title={t("dense.title_block")} name="dense">
         <p>{t("dense.what_block")}</p>
-        <Matrix block={whole} />
+        <Matrix block={whole} choose={(reader) => select(layerOf(network, reader.row))} />
       </Panel>
     );
   for (const { dense } of Object.values(view.parts)) {
@@ -82,7 +82,11 @@ function Sources({ block, reader }: { block: DenseBlock; reader: DenseReader }) 
   );
 }
 
-function Matrix({ block }: { block: DenseBlock }) {
+/** The layer that an operation belongs to. */
+const layerOf = (network: Network, row: number): string =>
+  network.parts.find((part) => part.level === "layer" && part.rows.includes(row))!.id;
+
+function Matrix({ block, choose }: { block: DenseBlock; choose: (reader: DenseReader) => void }) {
   const [shown, setShown] = useState<Shown>("weights");
   const [pointed, setPointed] = useState<[number, number] | null>(null);
   const { readers } = block;
@@ -173,6 +177,14 @@ function Matrix({ block }: { block: DenseBlock }) {
             })
           : t("dense.point")}
       </p>
+      <div class="row" role="group" aria-label={t("dense.readers")}>
+        <span class="small soft">{t("dense.readers")}</span>
+        {readers.filter((reader) => readerName(block, reader) !== reader.name).map((reader) => (
+          <button key={reader.row} type="button" class="link small" onClick={() => choose(reader)}>
+            {readerName(block, reader)}
+          </button>
+        ))}
+      </div>
     </>
   );
 }

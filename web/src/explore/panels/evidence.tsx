@@ -1,11 +1,12 @@
 /** Evidence for the best classes: the heat-map over the photo, and the channels that speak for and against. */
 
+import type { ComponentChildren } from "preact";
 import { useState } from "preact/hooks";
 import { percent } from "../../format";
-import type { ClassEvidence, View } from "../document";
+import type { ClassEvidence, Part, View } from "../document";
 import { signed, significant } from "../numbers";
 import { Panel } from "../panel";
-import { t, useChosen, type PanelProps } from "../state";
+import { page, select, stageOf, t, useChosen, type PanelProps } from "../state";
 import { HeatMap } from "./picture";
 import { largest } from "./special";
 import { classOf } from "../words";
@@ -51,7 +52,7 @@ function Evidence({ view }: { view: View }) {
       </div>
       <div class="evidence">
         <EvidenceHeat view={view} found={found} name={name} />
-        <Channels found={found} count={evidence.channels} />
+        <Channels view={view} found={found} count={evidence.channels} />
       </div>
       <p>{sum(found, name)}</p>
     </div>
@@ -73,7 +74,7 @@ export function EvidenceHeat({ view, found, name }: { view: View; found: ClassEv
           <span class="ramp both" aria-hidden="true" />
           <span class="number">{signed(largest(found.cells.flat()))}</span>
         </span>{" "}
-        <span class="soft">{t("evidence.cells", { width, height })}</span>
+        <span class="soft">{t("evidence.cells", { width, height, name, layer: view.evidence!.name })}</span>
       </figcaption>
     </figure>
   );
@@ -93,7 +94,29 @@ function sum(found: ClassEvidence, name: string): string {
     : t("evidence.sum_linear", { ...values, bias: significant(found.bias) });
 }
 
-function Channels({ found, count }: { found: ClassEvidence; count: number }) {
+/** Select a part, and go to one of its panels in a view. */
+export function show(view: View, part: string, panel: string, channel: number | null = null): void {
+  select(part, channel);
+  requestAnimationFrame(() => {
+    const inspectors = document.querySelectorAll(".inspector");
+    const heading = inspectors[page.views.indexOf(view)]?.querySelector<HTMLElement>(`.${panel}-panel > h3`);
+    heading?.scrollIntoView();
+    heading?.focus({ preventScroll: true });
+  });
+}
+
+/** To a channel's map among those of a part, where it is kept. */
+export function ChannelLink({ view, part, channel, children }: { view: View; part: Part; channel: number; children: ComponentChildren }) {
+  if (!view.parts[part.id]?.maps?.channels.includes(channel)) return <>{children}</>;
+  return (
+    <button type="button" class="link" onClick={() => show(view, part.id, "maps", channel)}>
+      {children}
+    </button>
+  );
+}
+
+function Channels({ view, found, count }: { view: View; found: ClassEvidence; count: number }) {
+  const stage = stageOf(view.network, view.evidence!.part);
   const most = largest([...found.for, ...found.against].map(([, value]) => value));
   return (
     <div class="stack evidence-channels">
@@ -104,7 +127,13 @@ function Channels({ found, count }: { found: ClassEvidence; count: number }) {
           <ol class="channels">
             {found[side].map(([channel, value]) => (
               <li key={channel}>
-                <span class="number">{t("evidence.channel", { channel })}</span>
+                <span class="number">
+                  {stage && (
+                    <ChannelLink view={view} part={stage} channel={channel}>
+                      {t("evidence.channel", { channel })}
+                    </ChannelLink>
+                  )}
+                </span>
                 <SignedBar value={value} most={most} />
                 <span class="number">{signed(value)}</span>
               </li>

@@ -49,6 +49,7 @@ function FieldOf({ part, view, network, field }: PanelProps & { field: Field }) 
     <Panel title={t("field.title")} name="field">
       <p class="small soft">
         {t("field.size", { height: whole(field.size[0]!), width: whole(field.size[1]!), jump: field.jump[0]!, input: size })}
+        {Math.max(...field.size) > size && ` ${t("field.larger")}`}
         {field.sees_all && ` ${t("field.sees_all")}`}
       </p>
       <div class="fields">
@@ -235,6 +236,8 @@ function Effective({ view, network, stage }: Omit<PanelProps, "part"> & { stage:
   const middle = { y: (box.top + box.bottom) / 2, x: (box.left + box.right) / 2 };
   const half = effective!.side / 2;
   const square = { top: middle.y - half, left: middle.x - half, bottom: middle.y + half, right: middle.x + half };
+  const within = clipped(square, size, size);
+  const isBeyond = within.bottom - within.top < effective!.side || within.right - within.left < effective!.side;
   return (
     <figure>
       <svg class="field-effective" viewBox={`0 0 ${size} ${size}`} role="img" aria-label={t("effective.alt", values)}>
@@ -255,6 +258,7 @@ function Effective({ view, network, stage }: Omit<PanelProps, "part"> & { stage:
       <figcaption class="small">
         <p>
           <b>{t("effective.title", values)}</b> {t("effective.side", values)}
+          {isBeyond && ` ${t("effective.beyond")}`}
         </p>
         <p class="soft">
           {t("effective.what", values)} {effective!.step > 1 && `${t("effective.step", values)} `}

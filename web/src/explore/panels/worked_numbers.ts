@@ -6,7 +6,7 @@ import { significant } from "../numbers";
 export const brief = (value: number | string, digits = 5): string => trimmed(significant(Number(value), digits));
 
 /** With the digits that float32 has. */
-export const exact = (value: number): string => brief(value, 8);
+export const exact = (value: number | string): string => brief(value, 8);
 
 /** For a small cell of a table. */
 export function tiny(value: number): string {

@@ -34,9 +34,9 @@ export function Terms({ value, channels }: { value: WorkedValue; channels: Chann
             {shown.map(({ channel, operands, weights, sum }) => (
               <tr key={channel}>
                 <th scope="row">{channelName(value, channel)}</th>
-                <td class="number">{brief(operands[0]!)}</td>
-                <td class="number">× {brief(weights[0]!)}</td>
-                <td class="number">= {brief(sum)}</td>
+                <td class="number">{brief(operands[0]!, 7)}</td>
+                <td class="number">× {brief(weights[0]!, 7)}</td>
+                <td class="number">= {brief(sum, 6)}</td>
                 <td class="worked-track" aria-hidden="true">
                   <span
                     class={sum < 0 ? "worked-fill minus" : "worked-fill plus"}
@@ -52,7 +52,7 @@ export function Terms({ value, channels }: { value: WorkedValue; channels: Chann
                 <th scope="row" colSpan={3}>
                   {t("worked.other_terms", { count: whole(order.length - shown.length) })}
                 </th>
-                <td class="number">= {brief(rest)}</td>
+                <td class="number">= {brief(rest, 6)}</td>
                 <td />
               </tr>
             </tfoot>

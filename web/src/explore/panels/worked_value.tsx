@@ -174,7 +174,7 @@ function Chain({ value, result }: { value: WorkedValue; result: Result }) {
           {value.bias !== null && (
             <Step
               name={t("worked.bias")}
-              text={`${brief(result.products)} ${plus(value.bias)}`}
+              text={`${exact(result.products)} ${plus(value.bias)}`}
               result={result.sum}
               own={sum!.value}
             />
@@ -194,27 +194,27 @@ function sumText(value: WorkedValue, { channels }: Result): string {
   if (channels.length === 1 || channels.length > 4 || value.left_out || channels.length === products)
     return t(products === 1 ? "worked.sum_of_one" : "worked.sum_of", { count: whole(products) });
   const [first, ...others] = [...channels].sort((a, b) => Math.abs(b.sum) - Math.abs(a.sum)).map(({ sum }) => sum);
-  return [brief(first!), ...others.map(plus)].join(" ");
+  return [exact(first!), ...others.map(plus)].join(" ");
 }
 
 function StepRows({ step, before, result }: { step: WorkedStep; before: number; result: number }) {
   if (step.op !== "batch_norm")
     return <Step name={t(`worked.op.${nameOf(step)}`, limits(step))} text={formula(step, before)} result={result} own={step.value} />;
   const { scale, shift } = folded(step);
-  const scaled = step.weight === null || step.weight === undefined ? "" : ` × ${brief(step.weight)}`;
+  const scaled = step.weight === null || step.weight === undefined ? "" : ` × ${exact(step.weight)}`;
   const moved = step.bias === null || step.bias === undefined ? "" : ` ${plus(step.bias)}`;
   return (
     <>
       <Step
         name={t("worked.batch_norm")}
-        text={`(${brief(before)} ${plus(inverse(step.mean!))}) / √(${brief(step.var!)} + ${brief(step.eps!)})${scaled}${moved}`}
+        text={`(${exact(before)} ${plus(inverse(step.mean!))}) / √(${exact(step.var!)} + ${exact(step.eps!)})${scaled}${moved}`}
         note={t(step.from_batch ? "worked.batch_norm_of_photo" : "worked.batch_norm_how")}
         result={result}
         own={step.value}
       />
       <Step
         name={t("worked.folded")}
-        text={`${brief(before)} × ${brief(scale)} ${plus(shift)}`}
+        text={`${exact(before)} × ${exact(scale)} ${plus(shift)}`}
         note={t("worked.folded_how")}
         result={before * scale + shift}
         own={null}
@@ -223,7 +223,7 @@ function StepRows({ step, before, result }: { step: WorkedStep; before: number; 
   );
 }
 
-const plus = (number: number | string): string => (Number(number) < 0 ? `− ${brief(inverse(number))}` : `+ ${brief(number)}`);
+const plus = (number: number | string): string => (Number(number) < 0 ? `− ${exact(inverse(number))}` : `+ ${exact(number)}`);
 
 const nameOf = ({ op, low, high }: WorkedStep): string => (op === "clip" && low === 0 && high === 6 ? "relu6" : op);
 
@@ -233,34 +233,34 @@ const limits = (step: WorkedStep): Record<string, string> => ({
 });
 
 function formula(step: WorkedStep, before: number): string {
-  const v = before < 0 ? `(${brief(before)})` : brief(before);
+  const v = before < 0 ? `(${exact(before)})` : exact(before);
   switch (step.op) {
     case "add":
-      return `${brief(before)} ${plus(step.other!)}`;
+      return `${exact(before)} ${plus(step.other!)}`;
     case "multiply":
-      return `${brief(before)} × ${brief(step.other!)}`;
+      return `${exact(before)} × ${exact(step.other!)}`;
     case "concat":
       return t("worked.concat_as", { channel: step.channel! });
     case "max_pool":
       return t("worked.largest");
     case "relu":
-      return `max(0, ${brief(before)})`;
+      return `max(0, ${exact(before)})`;
     case "clip": {
       const { low, high } = limits(step);
-      return `min(${high}, max(${low}, ${brief(before)}))`;
+      return `min(${high}, max(${low}, ${exact(before)}))`;
     }
     case "sigmoid":
       return `1 / (1 + exp(−${v}))`;
     case "silu":
-      return `${brief(before)} / (1 + exp(−${v}))`;
+      return `${exact(before)} / (1 + exp(−${v}))`;
     case "tanh":
-      return `tanh(${brief(before)})`;
+      return `tanh(${exact(before)})`;
     case "hardsigmoid":
-      return `min(6, max(0, ${brief(before)} + 3)) / 6`;
+      return `min(6, max(0, ${exact(before)} + 3)) / 6`;
     case "hardswish":
-      return `${brief(before)} × min(6, max(0, ${brief(before)} + 3)) / 6`;
+      return `${exact(before)} × min(6, max(0, ${exact(before)} + 3)) / 6`;
     default:
-      return before > 0 ? brief(before) : `${brief(before)} × ${brief(step.slope ?? 1)}`;
+      return before > 0 ? exact(before) : `${exact(before)} × ${exact(step.slope ?? 1)}`;
   }
 }
 
