@@ -119,6 +119,7 @@ def test_the_photos_way_is_shown(page, document):
 def test_the_effective_field_is_shown_with_its_figures(page, document):
     seen = document["views"][0]["parts"][STAGE]
     text = page.locator(".fields figure").last.inner_text()
-    assert f"95.0 % of the gradient lies in a square of {seen['effective']['side']} × {seen['effective']['side']} px" in text
+    side = seen["effective"]["side"]
+    assert f"95.0 % of the gradient lies in a square of {side} × {side} px" in text
     assert "untrained" in text
     assert page.locator(".field-effective image").count() == 2

@@ -1,4 +1,4 @@
-"""Whoever opens the page finds, by what is written on it, where the answer comes from; and what a broken panel leaves."""
+"""A reader of the page finds where the answer comes from; a broken panel leaves the others."""
 
 import io
 import re
@@ -24,7 +24,7 @@ CLASSES = ("cat", "dog", "fox", "bat", "owl")
 
 @pytest.fixture(scope="module")
 def seen():
-    """A page's document; of torch: the network's last map (C, H, W), the best class, and each channel's contribution."""
+    """A document; from torch: the last map (C, H, W), the best class and the channels' contributions to it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = tiny.TINY_BUILDERS["mobilenetv2"](num_classes=len(CLASSES)).eval()
@@ -75,7 +75,7 @@ def in_sight(locator):
 
 def settled(page, locator):
     """It may be scrolled to in the next frame."""
-    page.wait_for_function("top => top.getBoundingClientRect().top < 150", arg=locator.element_handle())
+    page.wait_for_function("top => Math.abs(top.getBoundingClientRect().top - 100) < 50", arg=locator.element_handle())
 
 
 def test_from_the_answer_to_the_makings_of_one_value_in_two_clicks(open_page, seen):
@@ -133,15 +133,14 @@ def test_another_part_is_shown_at_the_panel_that_is_read(open_page, seen):
     first = document["networks"][0]["parts"][0]
     page.get_by_role("treeitem").first.click()
     page.wait_for_function("name => document.querySelector('.part-name').innerText.startsWith(name)", arg=first["name"])
+    settled(page, page.get_by_role("heading", name="Receptive field"))
     assert in_sight(page.get_by_role("heading", name="Receptive field"))
 
 
 def test_a_panel_that_breaks_is_a_sentence_and_the_others_stay(open_page, seen):
     document = deepcopy(seen[0])
     view = document["views"][0]
-    part = next(each["id"] for each in reversed(document["networks"][0]["parts"]) if view["parts"].get(each["id"], {}).get("maps"))
     for each in view["parts"].values():
-        each.pop("field", None)
         if "worked" in each:
             each["worked"] = [{"layer": "x", "cell": [0, 0, 0]}]
     page = open_page(document)
@@ -150,4 +149,4 @@ def test_a_panel_that_breaks_is_a_sentence_and_the_others_stay(open_page, seen):
     assert page.get_by_role("heading", name="Feature maps").count() == 1
     assert page.get_by_role("treeitem").count() > 2
     page.get_by_role("button", name="日本語").click()
-    assert page.get_by_text("ここは表示できません").count() == 1, part
+    assert page.get_by_text("ここは表示できません").count() == 1

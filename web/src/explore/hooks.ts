@@ -48,3 +48,9 @@ export function useWidth<T extends Element>(): [{ current: T | null }, number] {
   }, []);
   return [element, width];
 }
+
+/** Scroll to an element; also after two frames, when what is above it has measured its width and has its height. */
+export function scrollTo(element: Element): void {
+  element.scrollIntoView();
+  requestAnimationFrame(() => requestAnimationFrame(() => element.isConnected && element.scrollIntoView()));
+}

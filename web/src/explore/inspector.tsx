@@ -3,6 +3,7 @@
 import { Fragment } from "preact";
 import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import { Boundary } from "./boundary";
+import { scrollTo } from "./hooks";
 import { PANELS } from "./panels";
 import { partOf, select, t, useChosen, type PanelProps } from "./state";
 import { descriptionText } from "./words";
@@ -35,13 +36,13 @@ export function Inspector(props: PanelProps) {
         </h2>
         <p class="soft">{[t(`level.${part.level}`), descriptionText(part)].filter(Boolean).join(" · ")}</p>
         {titles.length > 1 && (
-          <nav class="contents small" aria-label={t("inspector.contents", { part: part.name || part.type })}>
+          <div class="contents small" role="group" aria-label={t("inspector.contents", { part: part.name || part.type })}>
             {titles.map((title, place) => (
               <button key={title} type="button" class="link" onClick={() => goTo(headings(body.current!)[place]!)}>
                 {title}
               </button>
             ))}
-          </nav>
+          </div>
         )}
       </header>
       {PANELS.map((Panel, place) => (
@@ -82,7 +83,7 @@ function useSamePlace(body: { current: HTMLElement | null }, part: string): void
     reading.current = null;
     if (kind === null) return;
     const same = body.current!.getElementsByClassName(kind)[0];
-    (same ?? body.current!.closest(".inspector")!).scrollIntoView();
+    scrollTo(same ?? body.current!.closest(".inspector")!);
   }, [part]);
 }
 

@@ -4,6 +4,7 @@ import type { ComponentChildren } from "preact";
 import { useState } from "preact/hooks";
 import { percent } from "../../format";
 import type { ClassEvidence, Part, View } from "../document";
+import { scrollTo } from "../hooks";
 import { signed, significant } from "../numbers";
 import { Panel } from "../panel";
 import { page, select, stageOf, t, useChosen, type PanelProps } from "../state";
@@ -100,8 +101,9 @@ export function show(view: View, part: string, panel: string, channel: number | 
   requestAnimationFrame(() => {
     const inspectors = document.querySelectorAll(".inspector");
     const heading = inspectors[page.views.indexOf(view)]?.querySelector<HTMLElement>(`.${panel}-panel > h3`);
-    heading?.scrollIntoView();
-    heading?.focus({ preventScroll: true });
+    if (!heading) return;
+    scrollTo(heading);
+    heading.focus({ preventScroll: true });
   });
 }
 
