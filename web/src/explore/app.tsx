@@ -131,7 +131,7 @@ function Answer({ view }: { view: View }) {
           ))}
         </ol>
       </div>
-      {found && <Strongest view={view} found={found} name={nameOf(chosen)} />}
+      {found && <Strongest view={view} found={found} name={classOf(view, chosen)} />}
     </div>
   );
 }
