@@ -115,7 +115,13 @@ class _Terms:
             sums = (self.operands.double() * self.weights.double()).sum(1)
             order = sums.abs().nan_to_num(nan=torch.inf).argsort(descending=True, stable=True)
             kept, rest = order[:count].sort().values, order[count:]
-            left_out = {"channels": len(rest), "terms": len(rest) * size, "sum": real(float(sums[rest].sum()))}
+            magnitudes = (self.operands[rest].double() * self.weights[rest].double()).abs()
+            left_out = {
+                "channels": len(rest),
+                "terms": len(rest) * size,
+                "sum": real(float(sums[rest].sum())),
+                "size": real(float(magnitudes.sum())),
+            }
         return self.details | {
             "kept": None if left_out is None else _bits(kept, channels),
             "left_out": left_out,

@@ -20,6 +20,8 @@ export interface Result {
   sum: number;
   /** After each step; the first is `sum`. */
   after: number[];
+  /** How large the numbers are that cancel out in the last one: its rounding error in float32 is a share of it. */
+  size: number;
 }
 
 export function workOut(value: WorkedValue): Result {
@@ -29,18 +31,26 @@ export function workOut(value: WorkedValue): Result {
   const size = value.kernel[0]! * value.kernel[1]!;
   const channels: ChannelSum[] = [];
   let products = value.left_out ? Number(value.left_out.sum) : 0;
+  let magnitude = value.left_out ? Number(value.left_out.size) : 0;
   for (let index = 0; index * size < operands.length; index++) {
     const [from, to] = [index * size, (index + 1) * size];
     let sum = 0;
-    for (let at = from; at < to; at++) sum += operands[at]! * weights[at]!;
+    for (let at = from; at < to; at++) {
+      sum += operands[at]! * weights[at]!;
+      magnitude += Math.abs(operands[at]! * weights[at]!);
+    }
     products += sum;
     const channel = value.first + (kept ? kept[index]! : index);
     channels.push({ channel, operands: operands.subarray(from, to), weights: weights.subarray(from, to), sum });
   }
   const sum = products + (value.bias === null ? 0 : Number(value.bias));
   const after = [sum];
-  for (const step of value.steps.slice(1)) after.push(apply(step, after.at(-1)!));
-  return { channels, products, sum, after };
+  magnitude += Math.abs(Number(value.bias ?? 0));
+  for (const step of value.steps.slice(1)) {
+    after.push(apply(step, after.at(-1)!));
+    magnitude = grown(step, magnitude);
+  }
+  return { channels, products, sum, after, size: magnitude };
 }
 
 export function apply(step: WorkedStep, value: number): number {
@@ -83,9 +93,28 @@ export function folded(step: WorkedStep): { scale: number; shift: number } {
   return { scale, shift: Number(step.bias ?? 0) - Number(step.mean) * scale };
 }
 
-/** Whether two numbers are the same to 1e-4, of their size where that is more than one. */
-export const agrees = (found: number, own: number): boolean =>
-  Object.is(found, own) || Math.abs(found - own) <= 1e-4 * Math.max(1, Math.abs(own));
+/** What `Result.size` is after a step. */
+function grown(step: WorkedStep, size: number): number {
+  switch (step.op) {
+    case "batch_norm": {
+      const { scale } = folded(step);
+      return (size + Math.abs(Number(step.mean))) * Math.abs(scale) + Math.abs(Number(step.bias ?? 0));
+    }
+    case "add":
+      return size + Math.abs(Number(step.other));
+    case "multiply":
+      return size * Math.abs(Number(step.other));
+    default: // a function of one number, which is hardly steeper than 1
+      return size;
+  }
+}
+
+/** Rounding of float32 in a sum of thousands of products, as a share of their magnitudes. */
+const ROUNDING = 1e-5;
+
+/** Whether two numbers are the same to 1e-4 of their size, or to the rounding of numbers of this size that cancel out. */
+export const agrees = (found: number, own: number, size: number): boolean =>
+  found === own || Math.abs(found - own) <= Math.max(1e-4 * Math.abs(own), ROUNDING * size);
 
 const clip = (value: number, low: Real, high: Real): number => Math.min(Math.max(value, Number(low)), Number(high));
 

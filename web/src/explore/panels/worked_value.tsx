@@ -294,7 +294,7 @@ function Check({ value, result }: { value: WorkedValue; result: Result }) {
         <Icon name="alert" /> {t("worked.not_finite", { own: exact(own), found: exact(found) })}
       </p>
     );
-  const isSame = agrees(found, own);
+  const isSame = agrees(found, own, result.size);
   return (
     <p class={isSame ? "worked-check" : "worked-check problem"} data-found={found} data-own={own}>
       {isSame ? <span aria-hidden="true">✓</span> : <Icon name="alert" />}{" "}
