@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from vertebra.errors import UsageError
-from vertebra.explore.document import observation_notes, structure_notes
+from vertebra.explore.document import observation_notes
 from vertebra.explore.encoding import quantised
 from vertebra.explore.feature_maps import encode_maps, fit_maps
 from vertebra.explore.observation import Observation, build_structure
@@ -136,7 +136,7 @@ def test_values_that_are_no_numbers_are_told():
     broken = observe(Net(divide=True))
     (note,) = observation_notes(broken)
     assert note.key == "note.not_finite" and "second.0" in note.values["layers"]
-    assert "note.one_class" in [note.key for note in structure_notes(broken.structure)]
+    assert "note.one_class" in [note.key for note in broken.ending.notes]
     assert fit_maps(broken, Channels(), 10**6).maps["stage/second"]["low"]
 
 

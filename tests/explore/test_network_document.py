@@ -27,7 +27,7 @@ def test_another_kind_of_network_is_said_and_what_does_not_run_is_listed() -> No
     generic, unused = structure_notes(structure)
     assert generic.key == "note.generic"
     assert unused.key == "note.unused"
-    assert unused.values == {"name": "WithAuxiliaryHead", "parameters": "10", "modules": "aux"}
+    assert unused.values == {"name": "WithAuxiliaryHead", "parameters": "10", "modules": ["aux"]}
     told = network(structure)
     top = [part for part in told["parts"] if part["parent"] is None]
     for cost in ("parameters", "macs", "bytes"):

@@ -82,7 +82,7 @@ def test_photos_that_cannot_be_read_are_counted_and_named(structure, folder, tmp
     found = find_patches(structure, {layer(structure, "first"): [0]}, [tmp_path / "broken.jpg", good], tmp_path)
     (note,) = found.notes
     assert note.key == "note.patches.broken"
-    assert note.values == {"count": 1, "of": 2, "photos": "broken.jpg"}
+    assert note.values == {"count": 1, "of": 2, "photos": ["broken.jpg"]}
     with pytest.raises(UsageError, match="none of the 1 photos"):
         find_patches(structure, {layer(structure, "first"): [0]}, [tmp_path / "broken.jpg"], tmp_path)
 

@@ -37,7 +37,7 @@ def class_evidence(observation: Observation) -> dict[str, Any] | None:
     logits, maps = observation.logits, observation.values.outputs[row.index]
     shown = []
     for index in logits.argsort(descending=True, stable=True)[:CLASSES].tolist():
-        score = observation.values.result[0, index]
+        score = observation.ending.logits[0, index]
         # Behind global average pooling and a linear layer it is w[k, c] / (H × W).
         gradient: Tensor | None = torch.autograd.grad(score, maps, retain_graph=True, allow_unused=True)[0]
         if gradient is None:  # the logits do not depend on the map
@@ -80,7 +80,10 @@ def _class(evidence: Tensor, index: int, logit: float, bias: float | None) -> di
 def _pooled_map(observation: Observation, rows: Sequence[Row]) -> tuple[Row, Tensor] | None:
     """The last map, and the biases (classes,), where all behind it is global average pooling and one linear layer."""
     values = observation.values
-    last = rows[through_views(rows, rows[-1].index)]
+    at = observation.ending.row
+    if at is None:
+        return None
+    last = rows[at]
     if last.op != "linear" or len(last.inputs) != 1:
         return None
     pooling = through_views(rows, last.inputs[0])

@@ -18,7 +18,7 @@ from .effective_fields import effective_fields
 from .feature_maps import fit_maps
 from .fields import fields
 from .layer_formula import layer_formulas
-from .notes import Note, listed
+from .notes import Note
 from .observation import Observation, Structure
 from .options import Options
 from .page import fixed_bytes, packed_bytes
@@ -56,7 +56,9 @@ def build_document(
     """All that the page shows of one or two observations; the maps get the room that all else leaves."""
     structures = list(dict.fromkeys(observation.structure for observation in observations))
     notes = [*notes, *(note for s in structures for note in (*s.subject.notes, *structure_notes(s)))]
-    notes += [note for observation in observations for note in observation_notes(observation)]
+    notes += [
+        note for observation in observations for note in (*observation.ending.notes, *observation_notes(observation))
+    ]
     networks = [network(structure) for structure in structures]
     for structure, found in zip(structures, networks, strict=True) if options.photos else ():
         patches = _patches(structure, observations, options, ROOM // len(structures), progress)
@@ -127,7 +129,7 @@ def network(structure: Structure) -> dict[str, Any]:
         "untrained": subject.is_untrained,
         "weights": subject.weights,
         "input": list(anatomy.input_shapes[0][1:]),
-        "classes": anatomy.output_shape[-1],
+        "classes": structure.graph.outputs[0].shape[-1],
         "parameters": anatomy.parameters,
         "macs": anatomy.macs,
         "bytes": anatomy.bytes,
@@ -146,10 +148,8 @@ def structure_notes(structure: Structure) -> list[Note]:
         notes.append(Note("note.statistics"))
     if unused:
         parameters = f"{sum(row.parameters for row in unused):,}"
-        modules = listed([row.name for row in unused])
+        modules = [row.name for row in unused]
         notes.append(Note("note.unused", {"name": name, "parameters": parameters, "modules": modules}))
-    if structure.anatomy.output_shape[-1] == 1:
-        notes.append(Note("note.one_class", {"name": name}))
     return notes
 
 
@@ -159,13 +159,13 @@ def observation_notes(observation: Observation) -> list[Note]:
     broken = [part.name for part in layers if not observation.output(part).isfinite().all()]
     if not broken:
         return []
-    return [Note("note.not_finite", {"photo": Path(observation.photo.name).name, "layers": listed(broken)})]
+    return [Note("note.not_finite", {"photo": Path(observation.photo.name).name, "layers": broken})]
 
 
 def predictions(observation: Observation) -> list[dict[str, Any]]:
     """The best classes with their logits and probabilities, the best first."""
     subject, logits = observation.structure.subject, observation.logits
-    probabilities = (logits.double() / subject.temperature).softmax(0)
+    probabilities = observation.ending.probabilities(subject.temperature)
     return [
         {
             "index": index,

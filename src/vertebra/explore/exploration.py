@@ -17,9 +17,10 @@ from vertebra.files import wrap_write_errors, write_durably
 from vertebra.progress import Progress, silent
 
 from .document import build_document
+from .notes import said
 from .observation import Observation, Structure, build_structure, observe, time_parts
 from .options import Channels, ChannelsArgument, Options
-from .page import LANGUAGES, check_page_path, render_page, texts
+from .page import LANGUAGES, check_page_path, page_bytes, render_page, texts
 from .patches import photos_below
 from .photo import check_photo, read_photo
 from .subject import Subject, load_subject, plain_twin, untrained_twin
@@ -48,8 +49,9 @@ class Exploration:
         """
         path = Path(path)
         check_page_path(path)
+        content = page_bytes(self.page)  # a page that cannot be made is another error
         with wrap_write_errors(path):
-            write_durably(path, self.page.encode("utf-8", "backslashreplace"))
+            write_durably(path, content)
         return path
 
     def __repr__(self) -> str:
@@ -125,7 +127,7 @@ def explore(
         seen.append(_observe(one, source))
     document = build_document(seen, options, progress, notes)
     for note in document["notes"]:
-        warn(texts()["en"][note["key"]].format_map(note["values"]))
+        warn(texts()["en"][note["key"]].format_map(said(note["values"])))
     return Exploration(document)
 
 

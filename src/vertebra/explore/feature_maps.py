@@ -70,7 +70,9 @@ def fit_maps(observation: Observation, channels: Channels, room: int) -> FittedM
         of_level = [
             part
             for part in parts.values()
-            if len(part.shape) == 3 and (part.row in asked if level == "asked" else part.level == level)
+            if len(part.shape) == 3
+            and not observation.output(part).is_complex()
+            and (part.row in asked if level == "asked" else part.level == level)
         ]
         entries = []
         for part in of_level:
@@ -111,7 +113,7 @@ def _left_out(entries: Sequence[_Entry], level: str) -> list[Note]:
     return [
         Note(
             f"note.maps.{'fewer' if count else 'none'}.{level}",
-            {"parts": ", ".join(names), "channels": count, "of": of, "count": len(names)},
+            {"parts": names, "channels": count, "of": of},
         )
         for (count, of), names in sorted(by_count.items(), reverse=True)
     ]

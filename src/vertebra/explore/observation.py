@@ -17,6 +17,7 @@ from vertebra.graph.rows import Row, nodes_with_costs
 from vertebra.introspect.operation_values import Contributions, OperationValues, operation_values
 
 from .layer_grouping import find_readers
+from .network_ending import Ending, find_ending
 from .notes import Note
 from .parts import Part, add_times, build_parts
 from .photo import Photo
@@ -68,9 +69,14 @@ class Observation:
     values: OperationValues
 
     @cached_property
+    def ending(self) -> Ending:
+        """The logits, with their graph of gradients, and what the network makes of them."""
+        return find_ending(self.structure.rows, self.structure.nodes, self.values)
+
+    @cached_property
     def logits(self) -> Tensor:
         """(classes,)"""
-        return self.values.result.detach()[0]
+        return self.ending.logits.detach()[0]
 
     @cached_property
     def target(self) -> int:
@@ -80,7 +86,7 @@ class Observation:
     @cached_property
     def contributions(self) -> Contributions:
         """Of each operation's output to the logit of `target`: gradient × value, by row."""
-        return self.values.contributions(self.values.result[0, self.target])
+        return self.values.contributions(self.ending.logits[0, self.target])
 
     def scores(self, row: int) -> Tensor:
         """What each value of a row's output contributes, (1, C, …); without a gradient its magnitude."""
@@ -93,11 +99,18 @@ class Observation:
 
 
 def build_structure(subject: Subject) -> Structure:
-    """Analyse a network at the size of its input."""
+    """Analyse a network at the size of its input.
+
+    Raises:
+        UsageError: it runs no operation that can be shown.
+    """
     side = subject.preprocessing.crop_size
     anatomy = inspect(subject.network, (subject.channels, side, side))
     graph = tracer.trace_network(anatomy.subject.network, anatomy.subject.args, anatomy.subject.kwargs)
-    return Structure(subject, anatomy, graph, build_parts(anatomy.rows, graph.modules))
+    parts = build_parts(anatomy.rows, graph.modules)
+    if not parts:
+        raise UsageError(f"{subject.name} runs no operation on its input, so there is nothing to look into.")
+    return Structure(subject, anatomy, graph, parts)
 
 
 def time_parts(structure: Structure, seconds: float = 0.5) -> list[Note]:

@@ -65,7 +65,12 @@ def fixed_bytes() -> int:
 
 def packed_bytes(document: dict[str, Any]) -> int:
     """What a document takes in a page."""
-    return sum(len(_json(value).encode()) for value in pack(document))
+    return sum(len(page_bytes(_json(value))) for value in pack(document))
+
+
+def page_bytes(text: str) -> bytes:
+    """UTF-8; half a character, as a file name that is no UTF-8 has, becomes an escape that JSON knows."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def pack(document: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
@@ -78,7 +83,7 @@ def pack(document: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
     networks = packed["networks"]
     if len(networks) == 2 and networks[0]["parts"] == networks[1]["parts"]:
         packed["networks"] = [found | {"parts": {"$": len(shared)}} for found in networks]
-        shared.append(networks[0]["parts"])
+        shared.append(document["networks"][0]["parts"])  # in `shared` itself there are no references
     return packed, shared
 
 
@@ -112,6 +117,8 @@ def check_page_path(path: Path) -> None:
     if path.is_dir():
         raise UsageError(f"{path} is a folder; the page needs a name in it: {path / 'page.html'}")
     if path.exists():
+        if not path.is_file():  # reading a pipe or a device may never end
+            raise UsageError(f"{path} is a pipe or device; a page is written to a file. Name another.")
         with wrap_write_errors(path), path.open("rb") as file:
             start = file.read(1000)
         if start and MARKER.encode() not in start:

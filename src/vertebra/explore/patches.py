@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vertebra.errors import ImageError, UsageError
+from vertebra.errors import ImageError, UsageError, warn
 from vertebra.graph.receptive_field import ReceptiveField
 from vertebra.introspect.operation_outputs import visit_outputs
 from vertebra.progress import Progress, silent
@@ -33,6 +33,7 @@ BEST = 9  # patches of a channel, each of another photo
 SIDE = 64  # pixels of a patch at most
 CHANNELS = 16  # of each stage
 BATCH = 8
+MOST_NAMES = 1000  # of photos in a note
 ROOM = 1_800_000  # bytes of all patches of a page
 
 Box = tuple[int, int, int, int]  # (left, top, right, bottom), in pixels of the network's input
@@ -73,9 +74,12 @@ def photos_below(folder: str | os.PathLike[str]) -> list[Path]:
         what = "is a file" if path.exists() else "does not exist"
         raise UsageError(f"photos is {str(path)!r}, which {what}; give a folder of photos.")
     found = list(find_photos([str(path)]))
-    if problem := next((photo.error for photo in found if photo.error), None):
-        raise UsageError(problem)
-    return [Path(photo.path) for photo in found]
+    problems = [photo.error for photo in found if photo.error]
+    if problems and len(problems) == len(found):
+        raise UsageError(problems[0])
+    for problem in problems:
+        warn(problem)
+    return [Path(photo.path) for photo in found if not photo.error]
 
 
 def find_patches(
@@ -106,14 +110,15 @@ def find_patches(
         raise UsageError(f"none of the {len(photos)} photos in {folder} can be read: {shown}")
     hits = {part: {channel: search.hits(part, channel) for channel in of_part} for part, of_part in channels.items()}
     all_hits = [hit for of_part in hits.values() for of_channel in of_part.values() for hit in of_channel]
-    cuts = _cut(structure, all_hits, photos, progress)
+    cuts, gone = _cut(structure, all_hits, photos, progress)
+    broken += gone
     parts: dict[str, dict[str, list[list[float]]]] = {part: {} for part in channels}
     pictures: dict[str, int] = {}  # with their indices, as are the names
     names: dict[str, int] = {}
     left_out: Counter[str] = Counter()
     used = 0
     for part, channel in _in_turn(channels):
-        best = [(cuts[hit.photo, hit.box], hit) for hit in hits[part][channel]]
+        best = [(cuts[hit.photo, hit.box], hit) for hit in hits[part][channel] if hit.photo not in gone]
         more = sum(len(picture) + 3 for picture in {picture for picture, _ in best} - pictures.keys())
         if used + more > room:
             left_out[structure.parts[part].name] += 1
@@ -129,11 +134,11 @@ def find_patches(
         ]
     notes = []
     if broken:
-        shown = listed([_relative(photos[index], folder) for index in broken], 20)
-        notes.append(Note("note.patches.broken", {"count": len(broken), "of": len(photos), "photos": shown}))
+        names_of = [_relative(photos[index], folder) for index in broken[:MOST_NAMES]]
+        notes.append(Note("note.patches.broken", {"count": len(broken), "of": len(photos), "photos": names_of}))
     if left_out:
-        shown = ", ".join(f"{name} ({count})" for name, count in left_out.items())
-        notes.append(Note("note.patches.left_out", {"count": left_out.total(), "parts": shown}))
+        of_parts = [f"{name} ({count})" for name, count in left_out.items()]
+        notes.append(Note("note.patches.left_out", {"count": left_out.total(), "parts": of_parts}))
     return Patches(parts, list(pictures), len(photos) - len(broken), list(names), notes)
 
 
@@ -149,6 +154,8 @@ class _Search:
 
     def run(self, photos: Sequence[Path], progress: Progress) -> list[int]:
         """Take in all photos; those that cannot be read are returned."""
+        # A network of the user's may take one image only.
+        size = 1 if self._structure.graph.stages is None else BATCH
         broken = []
         for index, path in enumerate(photos):
             progress("photos: largest values", index, len(photos))
@@ -158,7 +165,7 @@ class _Search:
                 broken.append(index)
                 continue
             self._batch.append((index, network_input(self._structure.subject, pixels)))
-            if len(self._batch) == BATCH:
+            if len(self._batch) == size:
                 self._run_batch()
         self._run_batch()
         return broken
@@ -206,19 +213,23 @@ def _box(field: ReceptiveField | None, cell: tuple[int, int], side: int) -> Box:
 
 def _cut(
     structure: Structure, hits: Sequence[Hit], photos: Sequence[Path], progress: Progress
-) -> dict[tuple[int, Box], str]:
-    """The pictures of what hits see, by photo and box; each photo is read once."""
+) -> tuple[dict[tuple[int, Box], str], list[int]]:
+    """The pictures of what hits see, by photo and box, and photos that cannot be read any more; each is read once."""
     needed: dict[int, set[Box]] = defaultdict(set)
     for hit in hits:
         needed[hit.photo].add(hit.box)
     found: dict[tuple[int, Box], str] = {}
+    gone: list[int] = []
     for done, (index, boxes) in enumerate(sorted(needed.items())):
         progress("photos: patches", done, len(needed))
-        picture = Image.fromarray(
-            np.ascontiguousarray(read_photo(photos[index], structure.subject.preprocessing).pixels)
-        )
+        try:
+            pixels = read_photo(photos[index], structure.subject.preprocessing).pixels
+        except ImageError:
+            gone.append(index)
+            continue
+        picture = Image.fromarray(np.ascontiguousarray(pixels))
         found |= {(index, box): _picture(picture.crop(box)) for box in boxes}
-    return found
+    return found, gone
 
 
 def _picture(patch: Image.Image) -> str:

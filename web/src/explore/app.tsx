@@ -3,7 +3,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { baseName, percent } from "../format";
 import { Boundary } from "./boundary";
-import type { ClassEvidence, Document, Network, Part, View } from "./document";
+import type { ClassEvidence, Document, Network, PageNote, Part, View } from "./document";
 import { Figure } from "./figure";
 import { Header, Weights } from "./header";
 import { Inspector } from "./inspector";
@@ -191,7 +191,9 @@ function Absent({ view, id }: { view: View; id: string }) {
   return <p class="nothing">{t("page.absent", { network: networkOf(view).name, part: other?.name ?? id })}</p>;
 }
 
-/** What was left out, or has to be known. */
+const SHOWN = 3; // names of a list in a sentence
+
+/** What was assumed or left out. */
 function Notes({ found }: { found: Document }) {
   if (!found.notes.length) return null;
   return (
@@ -201,9 +203,31 @@ function Notes({ found }: { found: Document }) {
       </summary>
       <ul>
         {found.notes.map((note, index) => (
-          <li key={index}>{t(note.key, note.values)}</li>
+          <NoteItem key={index} note={note} />
         ))}
       </ul>
     </details>
   );
+}
+
+/** Of a list of names the first in the sentence, and all of them to be unfolded. */
+function NoteItem({ note }: { note: PageNote }) {
+  const values = Object.entries(note.values);
+  const lists = values.flatMap(([, value]) => (Array.isArray(value) && value.length > SHOWN ? [value] : []));
+  return (
+    <li>
+      {t(note.key, Object.fromEntries(values.map(([name, value]) => [name, Array.isArray(value) ? namesText(value) : value])))}
+      {lists.map((names) => (
+        <details class="small">
+          <summary>{t("page.notes.all", { count: names.length })}</summary>
+          {names.join(", ")}
+        </details>
+      ))}
+    </li>
+  );
+}
+
+function namesText(names: readonly string[]): string {
+  const shown = names.slice(0, SHOWN).join(", ");
+  return names.length > SHOWN ? t("page.notes.more", { names: shown, more: names.length - SHOWN }) : shown;
 }

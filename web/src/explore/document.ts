@@ -10,10 +10,16 @@ export interface Document {
   /** One, or two that are shown beside each other. */
   views: View[];
   /** What was left out, or has to be known: the key of a text, and its values. */
-  notes: Note[];
+  notes: PageNote[];
 }
 
 export type Language = "en" | "ja";
+
+/** What the reader has to know; of lists of names the page shows the first. */
+export interface PageNote {
+  key: string;
+  values: Record<string, string | number | string[]>;
+}
 
 export interface Note {
   key: string;
@@ -178,7 +184,7 @@ export interface WorkedValue {
   flattened?: number[] | null;
   /** Which of the channels are here, counted from `first`, as base64 of a bit each, of a byte the lowest first; null: all. */
   kept: string | null;
-  left_out: { channels: number; terms: number; sum: Real } | null;
+  left_out: { channels: number; terms: number; sum: Real; size: Real } | null;
   /** base64 of float32: for each channel its rows and columns. */
   operands: string;
   weights: string;

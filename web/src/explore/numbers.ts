@@ -2,9 +2,12 @@
 
 const minus = (text: string): string => text.replaceAll("-", "−");
 
-/** 0.0123, 1.23, 123 with three significant digits; 1.2e−7 where there would be more than three zeros. JSON has null for NaN and infinity. */
+/** JSON has neither, and null in their place. */
+export const NOT_FINITE = "NaN / ∞";
+
+/** 0.0123, 1.23, 123 with three significant digits; 1.2e−7 where there would be more than three zeros. */
 export function significant(value: number | null, digits = 3): string {
-  if (value === null) return "NaN / ∞";
+  if (value === null) return NOT_FINITE;
   if (value === 0 || !Number.isFinite(value)) return minus(String(value));
   const size = Math.floor(Math.log10(Math.abs(value)));
   if (size < -4 || size > 6) return minus(value.toExponential(digits - 1));
@@ -21,7 +24,8 @@ const decimalsOf = (error: number): number => Math.max(0, 1 - Math.floor(Math.lo
 const SMALLEST = 1e-5;
 
 /** A value that is known to ± `error`, at as many decimals as make sense. */
-export function fixed(value: number, error: number): string {
+export function fixed(value: number | null, error: number): string {
+  if (value === null) return NOT_FINITE;
   if (error < SMALLEST) return significant(value, 4);
   const text = value.toFixed(decimalsOf(error));
   return minus(Number(text) === 0 ? text.replace("-", "") : text);
