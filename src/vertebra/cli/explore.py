@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +14,7 @@ import typer
 
 from vertebra.cli._options import model_help, options_of
 from vertebra.cli._output import echo, require_html_suffix
+from vertebra.errors import UsageError
 
 STANDARD_INPUT = "-"
 
@@ -75,10 +77,13 @@ def explore(settings: Settings) -> None:
     from vertebra.explore.page import check_page_path
     from vertebra.progress import progress_bar
 
+    if settings.photo == settings.photo2 == STANDARD_INPUT:
+        raise UsageError("PHOTO and PHOTO2 are both -, and standard input has one photo. Give the other one's path.")
     path = settings.html or _default_path(settings)
     require_html_suffix(path)
     check_page_path(path)
-    with progress_bar("explore") as progress:
+    # What a network prints is not what this command is asked for.
+    with redirect_stdout(sys.stderr), progress_bar("explore") as progress:
         found = look(
             _source(settings.photo),
             settings.model,

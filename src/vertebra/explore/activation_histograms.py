@@ -63,7 +63,7 @@ def activation_histograms(observation: Observation, _options: object) -> dict[st
 
 def _moments(values: Tensor) -> list[float]:
     """Mean and standard deviation."""
-    found = torch.var_mean(values, correction=0)
+    found = torch.var_mean(values.double(), correction=0)  # squares of large values leave float32
     return [rounded(float(found[1])), rounded(float(found[0].sqrt()))]
 
 

@@ -93,6 +93,10 @@ def check_photo(source: Source) -> None:
         except ImageError as error:
             hint = "" if os.path.lexists(text) else suggest_path(text)
             raise ImageError(f"{error}. {hint}" if hint else str(error)) from error
+    else:
+        decode(source)
+        if hasattr(source, "seek"):
+            source.seek(0)
 
 
 def read_photo(source: Source, preprocessing: Preprocessing) -> Photo:

@@ -44,7 +44,7 @@ def stated_channels(network: nn.Module) -> int | None:
 def tried_sides(network: nn.Module) -> tuple[int, ...]:
     """The sides of images that `image_shape` tries, in that order."""
     stated = _stated(network)
-    return SIZES if stated is None else (stated[1], *SIZES)
+    return SIZES if stated is None else (stated[1], *(side for side in SIZES if side != stated[1]))
 
 
 def _stated(network: nn.Module) -> tuple[int | None, int] | None:
