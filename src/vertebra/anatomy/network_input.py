@@ -21,7 +21,7 @@ from vertebra.models.weight_reader import read_card
 DEFAULT_SIZE = 224
 # As its published weights are loaded: without auxiliary heads, which run in training alone. With these there would be
 # 13.0 M parameters instead of the published 6.6 M.
-_AS_PUBLISHED = {"googlenet": {"aux_logits": False, "transform_input": True}}
+AS_PUBLISHED = {"googlenet": {"aux_logits": False, "transform_input": True}}
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
@@ -84,7 +84,7 @@ def _build_on_meta(model: ModelArgument, dtype: torch.dtype | None) -> tuple[str
     if model.kind is ModelKind.NETWORK:
         weights = get_model_weights(model.network)["DEFAULT"]
         with meta_build():
-            built: nn.Module = get_model(model.network, **_AS_PUBLISHED.get(model.network, {})).eval()
+            built: nn.Module = get_model(model.network, **AS_PUBLISHED.get(model.network, {})).eval()
         return model.name, built.to(dtype) if dtype is not None else built, weights.preprocessing.crop_size
     if model.kind is ModelKind.FUNCTION:
         return model.name, to_meta(model.call(), dtype), DEFAULT_SIZE

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vertebra.anatomy.network_input import AS_PUBLISHED
 from vertebra.card import Card, Preprocessing
 from vertebra.errors import UsageError, VertebraError, first_line, warn
 from vertebra.introspect import set_initial_statistics
@@ -117,7 +118,7 @@ def _named(found: ModelArgument, weights: Any, preprocessing: Preprocessing | No
 def _random(found: ModelArgument, default: Any, preprocessing: Preprocessing | None) -> Subject:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        network = create_model(found.network)
+        network = create_model(found.network, **AS_PUBLISHED.get(found.network, {}))
     classes = tuple(default.meta["categories"])
     subject = _subject(found.name, network, preprocessing or default.preprocessing, classes, "", True)
     return replace(subject, has_random_weights=True)
