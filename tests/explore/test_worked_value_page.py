@@ -135,7 +135,7 @@ def test_a_stage_leads_to_the_layer_that_makes_its_value_and_speaks_japanese(sho
     )
     of_stage = panel(page, stage)
     page.get_by_role("button", name="日本語").click()
-    assert "一つの値の計算" in of_stage.inner_text()
+    assert "1つの値ができるまで" in of_stage.inner_text()
     page.get_by_role("button", name="EN").click()
     of_stage.get_by_role("button", name=value["layer"], exact=True).first.click()
     assert page.evaluate("decodeURIComponent(location.hash)") == f"#{value['made_in']}"

@@ -13,6 +13,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from japanese_terms import faults
 
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")
@@ -179,6 +180,10 @@ def test_a_translation_has_as_many_places_as_its_text():
         given, places = len(re.findall(r"\{\d?\}", english)), re.findall(r"\{(\d*)\}", japanese)
         assert len(places) == given or given == 0, english
         assert all(not place or int(place) < given for place in places), english
+
+
+def test_translations_have_the_words_of_the_field():
+    assert [fault for text in JA._texts.values() for fault in faults(text)] == []
 
 
 def test_measured_numbers_and_their_units():

@@ -13,6 +13,7 @@ from .dense_block_sources import dense_concatenations
 from .dependencies import ancestors
 from .observation import Observation
 from .pictures import encode_pictures, norm, picture, total
+from .roles import label
 
 MOST_PICTURES = 8  # of one concatenation
 
@@ -74,13 +75,13 @@ def _branch_name(name: str, module: str) -> str:
     return inner.split(".")[0]
 
 
-def _steps(rows: Sequence[Row], index: int, shared: int) -> list[dict[str, str]]:
+def _steps(rows: Sequence[Row], index: int, shared: int) -> list[dict[str, Any]]:
     """The convolutions and poolings of a branch behind what all branches read, first to last."""
-    steps: list[dict[str, str]] = []
+    steps: list[dict[str, Any]] = []
     while index >= 0 and not shared >> index & 1:
         row = rows[index]
         if row.kind in CONVOLUTIONS or row.kind is Kind.POOL:
-            steps.append({"op": row.op, "detail": row.detail})
+            steps.append({"label": label(row), "detail": row.detail})
         if len(row.inputs) != 1:
             break
         index = row.inputs[0]

@@ -39,7 +39,7 @@ def render_page(document: dict[str, Any]) -> str:
 </head>
 <body>
 <div id="app"></div>
-<noscript><main><h1>{title}</h1><p>This page needs JavaScript.</p></main></noscript>
+<noscript><main><h1>{title}</h1><p>{texts()[document["language"]]["page.noscript"]}</p></main></noscript>
 <script type="application/json" id="texts">{_json(texts())}</script>
 <script type="application/json" id="shared">{_json(shared)}</script>
 <script type="application/json" id="document">{_json(packed)}</script>

@@ -39,11 +39,10 @@ def block(result: Result | NotRun, picture: Path | None, t: Translation, width: 
     if isinstance(result, NotRun):
         return fill(f"{result.number} {result.name}: {t(result.state)}: {t(result.reason)}", width)
     of = f" ({', '.join(result.networks)})" if result.networks else ""
-    colon = "：" if t.language == "ja" else ": "
     says = said_by(result.claim.stated_by, t)
     lines = [
         f"{result.number} {result.name}{of}: {t(result.verdict)}",
-        fill(f"{says[0].upper()}{says[1:]}{colon}{claim_of(result, t)}", width, "  "),
+        fill(f"{says[0].upper()}{says[1:]}: {claim_of(result, t)}", width, "  "),
         fill(t(result.reason), width, "  "),
     ]
     table = _network_lines(result, t)

@@ -338,7 +338,7 @@ export interface Concatenation {
 
 export interface Branch {
   name: string;
-  steps: { op: string; detail: string }[];
+  steps: { label: Label[]; detail: string }[];
   start: number;
   channels: number;
   norm: number;

@@ -1,7 +1,7 @@
 /** Numbers, shapes and names as the page says them. */
 
 import { percent } from "../format";
-import type { Network, Part, View } from "./document";
+import type { Label, Network, Part, View } from "./document";
 import { type Cost, hasText, t } from "./state";
 
 /** (C, H, W) → 56 × 56 × 256, as in the papers' figures. */
@@ -48,9 +48,20 @@ export function figureTexts(part: Part, parent: Part | undefined): [string, stri
   return [sign ? `${sign} ${kind}` : kind, names];
 }
 
+/** Sentences one after the other, with a space between them where the language has one. */
+export const sentences = (...texts: readonly (string | false)[]): string => texts.filter(Boolean).join(t("label.sentences"));
+
 /** What the part is: "3 × Bottleneck", "3×3 conv, stride 2". */
-export const kindText = (part: Part): string =>
-  part.label.map(({ key, values, count }) => (count > 1 ? `${count} × ` : "") + t(key, values)).join(t("label.separator"));
+export const kindText = (part: Part): string => labelText(part.label);
+
+export const labelText = (labels: readonly Label[]): string =>
+  labels.map((label) => (label.count > 1 ? `${label.count} × ` : "") + nameText(label)).join(t("label.separator"));
+
+/** Some classes have a name in words, such as Transition. */
+const nameText = ({ key, values }: Label): string => {
+  const own = `type.${values["name"]}`;
+  return key === "label.named" && hasText(own) ? t(own) : t(key, values);
+};
 
 /** What it does in its block: "expand". */
 export const roleText = (part: Part): string => (part.role && hasText(`role.${part.role}`) ? t(`role.${part.role}`) : "");

@@ -4,6 +4,7 @@ import type { Addition } from "../document";
 import { signed, significant } from "../numbers";
 import { Panel } from "../panel";
 import { t, useChosen, type PanelProps } from "../state";
+import { sentences } from "../words";
 import { Picture } from "./picture";
 import { Bar, Entries, entries, largest } from "./special";
 import { SignedBar } from "./vector";
@@ -63,8 +64,10 @@ function Terms({ addition }: { addition: Addition }) {
         ))}
       </ul>
       <p>
-        {known && norms.skip > 0 && norms.branch !== null && `${t("additions.ratio", { ratio: significant(norms.branch / norms.skip, 2) })} `}
-        {t("additions.cosine", { cosine: significant(addition.cosine, 2) })}
+        {sentences(
+          known && norms.skip > 0 && norms.branch !== null && t("additions.ratio", { ratio: significant(norms.branch / norms.skip, 2) }),
+          t("additions.cosine", { cosine: significant(addition.cosine, 2) }),
+        )}
       </p>
       {pictures && (
         <p class="soft small">

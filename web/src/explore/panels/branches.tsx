@@ -4,6 +4,7 @@ import type { Branch, Concatenation } from "../document";
 import { signed, significant } from "../numbers";
 import { Panel } from "../panel";
 import { t, useChosen, type PanelProps } from "../state";
+import { labelText } from "../words";
 import { Picture } from "./picture";
 import { Bar, Entries, entries, largest } from "./special";
 import { SignedBar } from "./vector";
@@ -25,11 +26,8 @@ export function BranchPanel({ view, network, part }: PanelProps) {
   );
 }
 
-const NAMES: Record<string, string> = { conv2d: "conv", max_pool2d: "max pool", avg_pool2d: "average pool" };
-
 /** 1×1 conv → 3×3 conv */
-const steps = (branch: Branch): string =>
-  branch.steps.map(({ op, detail }) => `${detail} ${NAMES[op] ?? op}`.trim()).join(" → ");
+const steps = (branch: Branch): string => branch.steps.map(({ label }) => labelText(label)).join(" → ");
 
 function Branches({ joined }: { joined: Concatenation }) {
   const { branches, pictures } = joined;

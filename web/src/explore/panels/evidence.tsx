@@ -2,7 +2,7 @@
 
 import type { ComponentChildren } from "preact";
 import { useState } from "preact/hooks";
-import { percent } from "../../format";
+import { percent, whole } from "../../format";
 import type { ClassEvidence, Part, View } from "../document";
 import { scrollTo } from "../hooks";
 import { signed, significant } from "../numbers";
@@ -143,7 +143,7 @@ function Channels({ view, found, count }: { view: View; found: ClassEvidence; co
           </ol>
         </div>
       ))}
-      <p class="soft small">{t("evidence.of", { count })}</p>
+      <p class="soft small">{t("evidence.of", { count: whole(count) })}</p>
     </div>
   );
 }

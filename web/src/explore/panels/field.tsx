@@ -9,6 +9,7 @@ import { Panel } from "../panel";
 import { ARROWS, cellUnder, PHOTO, pointAt, pointedIn, within } from "../pointing";
 import { get, partOf, set, t, useExploreState, type Cell, type PanelProps } from "../state";
 import { unpack } from "../unpack";
+import { sentences } from "../words";
 import { CutPhoto, isStretched } from "./photo";
 import "./field.css";
 
@@ -48,9 +49,11 @@ function FieldOf({ part, view, network, field }: PanelProps & { field: Field }) 
   return (
     <Panel title={t("field.title")} name="field">
       <p class="small soft">
-        {t("field.size", { height: whole(field.size[0]!), width: whole(field.size[1]!), jump: field.jump[0]!, input: size })}
-        {Math.max(...field.size) > size && ` ${t("field.larger")}`}
-        {field.sees_all && ` ${t("field.sees_all")}`}
+        {sentences(
+          t("field.size", { height: whole(field.size[0]!), width: whole(field.size[1]!), jump: field.jump[0]!, input: size }),
+          Math.max(...field.size) > size && t("field.larger"),
+          field.sees_all && t("field.sees_all"),
+        )}
       </p>
       <div class="fields">
         <figure>
@@ -103,12 +106,7 @@ function Covered({ cell, box, size, isCell }: { cell: Cell; box: Box; size: numb
   const within = clipped(box, size, size);
   const values = { y: cell.y, x: cell.x, top: within.top, bottom: within.bottom - 1, left: within.left, right: within.right - 1 };
   const isBeyond = box.top < 0 || box.left < 0 || box.bottom > size || box.right > size;
-  return (
-    <>
-      {t(isCell ? "field.cell" : "field.centre", values)}
-      {isBeyond && ` ${t("field.beyond")}`}
-    </>
-  );
+  return <>{sentences(t(isCell ? "field.cell" : "field.centre", values), isBeyond && t("field.beyond"))}</>;
 }
 
 function Responding({ view, part, pointed }: { view: View; part: Part; pointed: Cell }) {
@@ -257,12 +255,14 @@ function Effective({ view, network, stage }: Omit<PanelProps, "part"> & { stage:
       </svg>
       <figcaption class="small">
         <p>
-          <b>{t("effective.title", values)}</b> {t("effective.side", values)}
-          {isBeyond && ` ${t("effective.beyond")}`}
+          <b>{t("effective.title", values)}</b> {sentences(t("effective.side", values), isBeyond && t("effective.beyond"))}
         </p>
         <p class="soft">
-          {t("effective.what", values)} {effective!.step > 1 && `${t("effective.step", values)} `}
-          {network.untrained && t("effective.untrained")}
+          {sentences(
+            t("effective.what", values),
+            effective!.step > 1 && t("effective.step", values),
+            network.untrained && t("effective.untrained"),
+          )}
         </p>
       </figcaption>
     </figure>

@@ -189,7 +189,7 @@ function MapsOf({ part, view, maps }: PanelProps & { maps: Maps }) {
           {t("maps.error", { error: errorText(Math.max(...errors)) })}
           {maps.channels.length < maps.of && (
             <>
-              {" "}
+              {t("label.sentences")}
               {t("maps.others", { shown: maps.channels.length, of: whole(maps.of) })}{" "}
               <code>
                 vertebra explore … --channels {part.id}:{Math.min(...unshown(maps))},…

@@ -2,7 +2,7 @@
 
 import type { ComponentChildren } from "preact";
 import { useEffect, useRef } from "preact/hooks";
-import { percent, whole } from "../../format";
+import { baseName, percent, whole } from "../../format";
 import type { Photo } from "../document";
 import { t, type OverviewProps } from "../state";
 import "./photo.css";
@@ -150,7 +150,7 @@ export function CutPhoto({ photo, children }: { photo: Photo; children?: Compone
       width={width}
       height={height}
       box={crop}
-      label={t("photo.photo_alt", { name: photo.name })}
+      label={t("photo.photo_alt", { name: baseName(photo.name) })}
       picture={
         <image
           class={Math.max(width, height) <= TINY ? "pixels" : ""}

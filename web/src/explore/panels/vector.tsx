@@ -1,6 +1,6 @@
 /** Parts of one value a channel: bars over the channels; behind the classifier, over the classes. */
 
-import { percent } from "../../format";
+import { percent, whole } from "../../format";
 import { significant, signed } from "../numbers";
 import { Panel } from "../panel";
 import { t, useChosen, type PanelProps } from "../state";
@@ -14,7 +14,7 @@ export function VectorPanel({ part, network, view }: PanelProps) {
   const most = Math.max(...vector.values.map(Math.abs)) || 1;
   return (
     <Panel title={t("vector.title")} name="vector">
-      <p class="soft small">{t("vector.shown", { shown: vector.channels.length, of: vector.of })}</p>
+      <p class="soft small">{t("vector.shown", { shown: vector.channels.length, of: whole(vector.of) })}</p>
       <div class="scroll">
         <table class="vector">
           <thead>

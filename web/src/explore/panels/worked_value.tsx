@@ -6,7 +6,7 @@ import { Icon } from "../../views/icons";
 import type { WorkedStep, WorkedValue } from "../document";
 import { Panel } from "../panel";
 import { type PanelProps, partOf, select, t, useChosen } from "../state";
-import { classOf } from "../words";
+import { classOf, sentences } from "../words";
 import { agrees, folded, type Result, workOut } from "../worked_sum";
 import { brief, exact, inverse } from "./worked_numbers";
 import { Patches } from "./worked_patches";
@@ -113,7 +113,8 @@ function Source({ view, value }: { view: PanelProps["view"]; value: WorkedValue 
   return (
     <p>
       {which}
-      {value.kind === "convolution" && windowText(value)}{" "}
+      {value.kind === "convolution" && windowText(value)}
+      {t("label.sentences")}
       {source ? (
         <>
           {t("worked.from")}{" "}
@@ -135,9 +136,13 @@ function windowText(value: WorkedValue): string {
   }) as [Span, Span];
   const isOne = rows.from === rows.to && columns.from === columns.to;
   const where = t(isOne ? "worked.window_of_one" : "worked.window", { rows: spanText(rows), columns: spanText(columns) });
-  const step = Math.max(...value.dilation!) > 1 ? ` ${t("worked.dilated", { step: value.dilation!.join(" × ") })}` : "";
+  const isDilated = Math.max(...value.dilation!) > 1;
   const isOutside = [rows, columns].some(({ from, to, side }) => from < 0 || to >= side);
-  return `${where}${step}${isOutside ? ` ${t("worked.outside", { size: value.size!.join(" × ") })}` : ""}`;
+  return sentences(
+    where,
+    isDilated && t("worked.dilated", { step: value.dilation!.join(" × ") }),
+    isOutside && t("worked.outside", { size: value.size!.join(" × ") }),
+  );
 }
 
 interface Span {

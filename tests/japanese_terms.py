@@ -1,0 +1,45 @@
+"""What Japanese texts of the package may not hold: words that are not the field's, another style, wrong widths."""
+
+import re
+
+# Not the field's standard word, and that word.
+TERMS = {
+    "チャネル": "チャンネル",
+    "パラメータ(?!ー)": "パラメーター",
+    "マックスプーリング|最大値プーリング": "最大プーリング",
+    "グローバル": "大域",
+    "連結": "結合",
+    "融合": "統合",
+    "ショートカット": "スキップ接続",
+    "[Dd]epthwise|デプスワイズ": "深さ方向",
+    "密ブロック|デンスブロック": "Denseブロック",
+    "下位層": "後続の層",
+    "線形的": "線形",
+    "勾配安定": "勾配の安定性",
+    "特徴再利用": "特徴の再利用",
+    "バッチノ": "バッチ正規化",
+    "画素": "ピクセル",
+}
+_JAPANESE = "[ぁ-んァ-ヶ一-龠ー]"
+STYLE = {
+    r"です(?=[。、]|$)|ます(?=[。、]|$)|ません|ください": "である style",
+    "[（）：；～！？０-９Ａ-Ｚａ-ｚ]": "half-width signs, and 〜",
+    # "He 2015 図5" and "表4" keep the space of a reference.
+    rf"{_JAPANESE} [A-Za-z0-9{{(]|[A-Za-z0-9}}%)] (?!図|表){_JAPANESE}": "no space between Japanese and Latin letters",
+    "。 |、 ": "no space after a full-width sign",
+}
+
+
+def faults(text: str) -> list[str]:
+    """What is wrong in a text, and what would be right."""
+    return [
+        f"{found[0]!r} in {text!r}: {right}"
+        for wrong, right in {**TERMS, **STYLE}.items()
+        for found in re.finditer(wrong, text)
+    ]
+
+
+def is_english(text: str) -> bool:
+    """Whether a text without its {values} has English words and nothing Japanese."""
+    without = re.sub(r"\{\w*\}", " ", text)
+    return bool(re.search("[A-Za-z]{2,}", without)) and not re.search(_JAPANESE, without)
