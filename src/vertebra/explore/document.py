@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from .class_evidence import class_evidence
 from .concatenated_branches import concatenated_branches
 from .dense_block_sources import dense_block_sources
 from .effective_fields import effective_fields
-from .feature_maps import fit_maps
+from .feature_maps import WantedMaps, fit_maps, wanted_maps
 from .fields import fields
 from .layer_formula import layer_formulas
 from .notes import Note
@@ -23,7 +23,7 @@ from .observation import Observation, Structure
 from .options import Options
 from .page import fixed_bytes, packed_bytes
 from .parts import sum_of_times
-from .patches import CHANNELS, ROOM, Patches, find_patches
+from .patches import CHANNELS, ROOM, find_patches
 from .residual_additions import residual_additions
 from .strongest import strongest_channels
 from .subject import has_statistics_of_photo
@@ -51,36 +51,34 @@ SECTIONS: dict[str, Section] = {
 
 
 def build_document(
-    observations: Sequence[Observation], options: Options, progress: Progress = silent, notes: Sequence[Note] = ()
+    observations: Iterable[Observation], options: Options, progress: Progress = silent, notes: Sequence[Note] = ()
 ) -> dict[str, Any]:
-    """All that the page shows of one or two observations; the maps get the room that all else leaves."""
-    structures = list(dict.fromkeys(observation.structure for observation in observations))
-    notes = [*notes, *(note for s in structures for note in (*s.subject.notes, *structure_notes(s)))]
-    notes += [
-        note for observation in observations for note in (*observation.ending.notes, *observation_notes(observation))
-    ]
+    """All that the page shows of one or two observations; the maps get the room that all else leaves.
+
+    Of an iterator one observation at a time is in memory: each takes about that of a training step.
+    """
+    patched: dict[Structure, dict[int, tuple[str, dict[int, None]]]] = {}  # of which channels patches are shown
+    views: list[dict[str, Any]] = []
+    wanted: list[WantedMaps] = []
+    of_photos: list[Note] = []
+    for observation in observations:
+        chosen = patched.setdefault(observation.structure, {})
+        views.append({"network": list(patched).index(observation.structure), **_view(observation, options, progress)})
+        of_photos += [*observation.ending.notes, *observation_notes(observation)]
+        progress("explore: feature maps")
+        wanted.append(wanted_maps(observation, options.channels))
+        if options.photos:
+            _choose_channels(observation, options, chosen)
+        del observation
+    structures = list(patched)
+    notes = [*notes, *(note for s in structures for note in (*s.subject.notes, *structure_notes(s))), *of_photos]
     networks = [network(structure) for structure in structures]
     for structure, found in zip(structures, networks, strict=True) if options.photos else ():
-        patches = _patches(structure, observations, options, ROOM // len(structures), progress)
+        channels = {part: list(each) for part, each in patched[structure].values()}
+        room = ROOM // len(structures)
+        patches = find_patches(structure, channels, options.photos, options.folder, progress, room)
         found["patches"] = patches.to_dict()
         notes += patches.notes
-    views: list[dict[str, Any]] = []
-    for observation in observations:
-        seen: dict[str, dict[str, Any]] = {}
-        for done, (name, section) in enumerate(SECTIONS.items(), len(views) * len(SECTIONS)):
-            progress("explore: what is shown of each part", done, len(observations) * len(SECTIONS))
-            for part, value in section(observation, options).items():
-                seen.setdefault(part, {})[name] = value
-        views.append(
-            {
-                "network": structures.index(observation.structure),
-                "photo": observation.photo.to_dict(),
-                "predictions": predictions(observation),
-                "target": observation.target,
-                "evidence": class_evidence(observation),
-                "parts": seen,
-            }
-        )
     document: dict[str, Any] = {
         "schema": SCHEMA,
         "language": options.language,
@@ -90,9 +88,8 @@ def build_document(
     }
     size = fixed_bytes() + packed_bytes(document)
     room = max(0, MOST_BYTES - size)
-    for done, (observation, view) in enumerate(zip(observations, views, strict=True)):
-        progress("explore: feature maps", done, len(views))
-        fitted = fit_maps(observation, options.channels, room // len(views))
+    for maps_of_view, view in zip(wanted, views, strict=True):
+        fitted = fit_maps(maps_of_view, room // len(views))
         for part, maps in fitted.maps.items():
             view["parts"].setdefault(part, {})["maps"] = maps
         notes += fitted.notes
@@ -103,21 +100,35 @@ def build_document(
     return document
 
 
-def _patches(
-    structure: Structure, observations: Sequence[Observation], options: Options, room: int, progress: Progress
-) -> Patches:
-    """Of the strongest channels of each stage, on any of the photos, and of those that are asked for."""
-    asked = options.channels.by_row(structure)
-    wanted: dict[int, tuple[str, dict[int, None]]] = {}  # row → part, since a stage and its last block have one output
-    for observation in observations:
-        for part in structure.parts.values() if observation.structure is structure else ():
-            if len(part.shape) == 3 and (part.level == "stage" or part.row in asked):
-                _, channels = wanted.setdefault(part.row, (part.id, {}))
-                chosen = asked.get(part.row) or strongest_channels(observation.scores(part.row)[0], CHANNELS)
-                channels |= dict.fromkeys(chosen)
-    return find_patches(
-        structure, {part: list(each) for part, each in wanted.values()}, options.photos, options.folder, progress, room
-    )
+def _view(observation: Observation, options: Options, progress: Progress) -> dict[str, Any]:
+    """What is shown of an observation, without the maps."""
+    seen: dict[str, dict[str, Any]] = {}
+    for done, (name, section) in enumerate(SECTIONS.items()):
+        progress("explore: what is shown of each part", done, len(SECTIONS))
+        for part, value in section(observation, options).items():
+            seen.setdefault(part, {})[name] = value
+    return {
+        "photo": observation.photo.to_dict(),
+        "predictions": predictions(observation),
+        "target": observation.target,
+        "evidence": class_evidence(observation),
+        "parts": seen,
+    }
+
+
+def _choose_channels(
+    observation: Observation, options: Options, chosen: dict[int, tuple[str, dict[int, None]]]
+) -> None:
+    """Add the strongest channels of each stage, and those that are asked for, to the part and channels of its row.
+
+    By row, since a stage and its last block have one output.
+    """
+    asked = options.channels.by_row(observation.structure)
+    for part in observation.structure.parts.values():
+        if len(part.shape) == 3 and (part.level == "stage" or part.row in asked):
+            _, channels = chosen.setdefault(part.row, (part.id, {}))
+            numbers = asked.get(part.row) or strongest_channels(observation.scores(part.row)[0], CHANNELS)
+            channels |= dict.fromkeys(numbers)
 
 
 def network(structure: Structure) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import zlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -26,6 +27,27 @@ def quantised(values: Tensor, low: Tensor | float, high: Tensor | float) -> Tens
 def deflated(values: Tensor) -> str:
     """Bytes (uint8) in row-major order, deflated by zlib, as base64."""
     return base64_text(zlib.compress(values.contiguous().numpy().tobytes()))
+
+
+_HEADER, _END = zlib.compress(b"")[:2], zlib.compress(b"")[2:-4]  # of a stream in zlib's format
+AROUND_PIECES = len(_HEADER) + len(_END) + 4  # bytes that `joined` adds, before base64
+
+
+def deflated_piece(values: Tensor) -> bytes:
+    """Bytes (uint8) deflated on their own, so that `joined` can follow them with any other."""
+    stream = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return stream.compress(values.contiguous().numpy().tobytes()) + stream.flush(zlib.Z_FULL_FLUSH)
+
+
+def joined(pieces: Sequence[bytes], values: Tensor) -> str:
+    """What `deflated` would give for the values of all these pieces together, a little longer."""
+    check = zlib.adler32(values.contiguous().numpy().tobytes()).to_bytes(4, "big")
+    return base64_text(b"".join((_HEADER, *pieces, _END, check)))
+
+
+def base64_length(count: int) -> int:
+    """Characters of so many bytes as base64."""
+    return -(-count // 3) * 4
 
 
 def data_url(kind: str, content: bytes) -> str:

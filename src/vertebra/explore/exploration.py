@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -121,11 +121,14 @@ def explore(
     progress("explore: timing the layers")
     timed = structures if compare != UNTRAINED else [structure]
     notes = [note for one in timed for note in time_parts(one)]
-    seen = []
-    for index, (one, source) in enumerate(zip(structures * len(sources), sources * len(structures), strict=True)):
-        progress("explore: running the network", index, len(sources) * len(structures))
-        seen.append(_observe(one, source))
-    document = build_document(seen, options, progress, notes)
+    runs = list(zip(structures * len(sources), sources * len(structures), strict=True))
+
+    def observations() -> Iterator[Observation]:
+        for index, (one, source) in enumerate(runs):
+            progress("explore: running the network", index, len(runs))
+            yield _observe(one, source)
+
+    document = build_document(observations(), options, progress, notes)
     for note in document["notes"]:
         warn(texts()["en"][note["key"]].format_map(said(note["values"])))
     return Exploration(document)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .encoding import deflated, quantised, rounded
+from .encoding import AROUND_PIECES, base64_length, deflated_piece, joined, quantised, rounded
 from .notes import Note
 from .observation import Observation
 from .options import Channels
@@ -20,29 +20,74 @@ from .strongest import STRONGEST, strongest_channels
 LEVELS = (("stage", STRONGEST, 0.5), ("block", STRONGEST, 0.8), ("layer", 8, 1.0))
 
 
+@dataclass(frozen=True)
+class QuantisedMaps:
+    """Channels of one image's maps in 256 steps, of which the first ones can be taken without the others."""
+
+    head: dict[str, Any]
+    by_channel: dict[str, list[Any] | None]
+    steps: Tensor  # uint8, (channels, H, W)
+    pieces: list[bytes]  # the deflated channels
+
+    def bytes(self, count: int) -> int:
+        """Of JSON for the first channels, a few too many: each has a number and three values of 14 characters."""
+        return base64_length(sum(map(len, self.pieces[:count])) + AROUND_PIECES) + 48 * count + 120
+
+    def to_dict(self, count: int) -> dict[str, Any]:
+        """The first channels: `data` is base64 of deflated bytes, channel by channel.
+
+        value = low + byte / 255 × (high − low)
+        """
+        lists = {name: values and values[:count] for name, values in self.by_channel.items()}
+        return {**lists, **self.head, "data": joined(self.pieces[:count], self.steps[:count])}
+
+
+def quantise_maps(values: Tensor, contributions: Tensor | None, channels: Sequence[int]) -> QuantisedMaps:
+    """These channels of one image's maps, (1, C, H, W), quantised to 256 steps between each one's extremes.
+
+    NaN becomes 0, infinity the largest number.
+    """
+    maps = values[0, list(channels)].nan_to_num().double()
+    low, high = ([rounded(value, 7) for value in found.tolist()] for found in (maps.amin((1, 2)), maps.amax((1, 2))))
+    ends = (torch.tensor(found, dtype=torch.float64)[:, None, None] for found in (low, high))
+    scores = None if contributions is None else contributions[0, list(channels)].flatten(1).sum(1).tolist()
+    steps = quantised(maps, *ends)
+    return QuantisedMaps(
+        {"of": values.shape[1], "height": values.shape[2], "width": values.shape[3]},
+        {
+            "channels": list(channels),
+            "low": low,
+            "high": high,
+            "contributions": None if scores is None else [rounded(score, 7) for score in scores],
+        },
+        steps,
+        [deflated_piece(channel) for channel in steps],
+    )
+
+
 @dataclass
 class _Entry:
     """The maps of a row's output."""
 
     part: Part
-    values: Tensor
-    contributions: Tensor | None
-    channels: list[int]
+    maps: QuantisedMaps
+    wanted: int  # channels
     is_asked: bool
-    wanted: int = field(init=False)
-    encoded: dict[str, Any] = field(init=False)
+    count: int = field(init=False)  # of the channels that are shown
 
     def __post_init__(self) -> None:
-        self.wanted = len(self.channels)
-        self.encode()
-
-    def encode(self) -> None:
-        self.encoded = encode_maps(self.values, self.contributions, self.channels)
+        self.count = self.wanted
 
     @property
     def size(self) -> int:
-        """Bytes of JSON, a few too many: each channel has a number and three values of at most 14 characters."""
-        return len(self.encoded["data"]) + 48 * len(self.channels) + 120
+        return self.maps.bytes(self.count)
+
+
+@dataclass(frozen=True)
+class WantedMaps:
+    """The maps that a view would have if there were room for all: stages, blocks and layers."""
+
+    levels: list[tuple[str, float, list[_Entry], list[Part]]]  # name, share of the room, maps by row, parts
 
 
 @dataclass
@@ -54,22 +99,15 @@ class FittedMaps:
     size: int  # bytes of JSON
 
 
-def fit_maps(observation: Observation, channels: Channels, room: int) -> FittedMaps:
-    """The maps of stages, then of blocks, then of layers, as many as there is room for.
-
-    Where there is not enough for a level, the part whose maps take most bytes gives up half its channels, the weakest
-    first, again and again; channels that are asked for stay. Parts with the same output share it.
-    """
-    maps: dict[str, dict[str, Any]] = {}
-    rows: dict[int, _Entry] = {}
-    notes: list[Note] = []
-    parts = observation.structure.parts
-    used = 0
+def wanted_maps(observation: Observation, channels: Channels) -> WantedMaps:
+    """All maps of a view, quantised, so that the values are no longer needed. Parts with the same output share it."""
+    rows: set[int] = set()
+    levels = []
     asked = channels.by_row(observation.structure)
     for level, usual, share in (("asked", 0, 1.0), *LEVELS):
         of_level = [
             part
-            for part in parts.values()
+            for part in observation.structure.parts.values()
             if len(part.shape) == 3
             and not observation.output(part).is_complex()
             and (part.row in asked if level == "asked" else part.level == level)
@@ -77,39 +115,52 @@ def fit_maps(observation: Observation, channels: Channels, room: int) -> FittedM
         entries = []
         for part in of_level:
             if part.row not in rows:
+                rows.add(part.row)
                 chosen = asked.get(part.row) or strongest_channels(
                     observation.scores(part.row)[0], channels.of_level(level, usual)
                 )
-                maps_of_row = observation.output(part), observation.contributions[part.row]
-                rows[part.row] = _Entry(part, *maps_of_row, chosen, is_asked=part.row in asked)
-                entries.append(rows[part.row])
+                maps = quantise_maps(observation.output(part), observation.contributions[part.row], chosen)
+                entries.append(_Entry(part, maps, len(chosen), is_asked=part.row in asked))
+        levels.append((level, share, entries, of_level))
+    return WantedMaps(levels)
+
+
+def fit_maps(wanted: WantedMaps, room: int) -> FittedMaps:
+    """The maps of stages, then of blocks, then of layers, as many as there is room for.
+
+    Where there is not enough for a level, the part whose maps take most bytes gives up half its channels, the weakest
+    first, again and again; channels that are asked for stay.
+    """
+    maps: dict[str, dict[str, Any]] = {}
+    encoded: dict[int, dict[str, Any]] = {}  # by row
+    notes: list[Note] = []
+    used = 0
+    for level, share, entries, of_level in wanted.levels:
         _shrink(entries, int(room * share) - used)
         notes += _left_out(entries, level)
-        used += sum(entry.size for entry in entries if entry.channels)
-        for part in of_level:
-            if rows[part.row].channels:
-                maps[part.id] = rows[part.row].encoded
+        shown = [entry for entry in entries if entry.count]
+        used += sum(entry.size for entry in shown)
+        encoded |= {entry.part.row: entry.maps.to_dict(entry.count) for entry in shown}
+        maps |= {part.id: encoded[part.row] for part in of_level if part.row in encoded}
     return FittedMaps(maps, notes, used)
 
 
 def _shrink(entries: Sequence[_Entry], room: int) -> None:
-    while sum(entry.size for entry in entries if entry.channels) > room:
+    while sum(entry.size for entry in entries if entry.count) > room:
         largest = max(
-            (entry for entry in entries if entry.channels and not entry.is_asked), key=lambda e: e.size, default=None
+            (entry for entry in entries if entry.count and not entry.is_asked), key=lambda e: e.size, default=None
         )
         if largest is None:
             return
-        largest.channels = largest.channels[: len(largest.channels) // 2]
-        if largest.channels:
-            largest.encode()
+        largest.count //= 2
 
 
 def _left_out(entries: Sequence[_Entry], level: str) -> list[Note]:
     """Which parts have fewer channels than usual, by how many."""
     by_count: dict[tuple[int, int], list[str]] = {}
     for entry in entries:
-        if len(entry.channels) < entry.wanted:
-            by_count.setdefault((len(entry.channels), entry.wanted), []).append(entry.part.name)
+        if entry.count < entry.wanted:
+            by_count.setdefault((entry.count, entry.wanted), []).append(entry.part.name)
     return [
         Note(
             f"note.maps.{'fewer' if count else 'none'}.{level}",
@@ -117,25 +168,3 @@ def _left_out(entries: Sequence[_Entry], level: str) -> list[Note]:
         )
         for (count, of), names in sorted(by_count.items(), reverse=True)
     ]
-
-
-def encode_maps(values: Tensor, contributions: Tensor | None, channels: Sequence[int]) -> dict[str, Any]:
-    """These channels of one image's maps, (1, C, H, W), quantised to 256 steps between each one's extremes.
-
-    `data` is base64 of deflated bytes, channel by channel; value = low + byte / 255 × (high − low). NaN becomes 0,
-    infinity the largest number.
-    """
-    maps = values[0, list(channels)].nan_to_num().double()
-    low, high = ([rounded(value, 7) for value in found.tolist()] for found in (maps.amin((1, 2)), maps.amax((1, 2))))
-    ends = (torch.tensor(found, dtype=torch.float64)[:, None, None] for found in (low, high))
-    scores = None if contributions is None else contributions[0, list(channels)].flatten(1).sum(1).tolist()
-    return {
-        "channels": list(channels),
-        "of": values.shape[1],
-        "height": values.shape[2],
-        "width": values.shape[3],
-        "low": low,
-        "high": high,
-        "contributions": None if scores is None else [rounded(score, 7) for score in scores],
-        "data": deflated(quantised(maps, *ends)),
-    }
