@@ -121,12 +121,12 @@ def _measure_in_torch(subject: Subject, rows: Sequence[Row], seconds: float) -> 
 
 
 def operation_times(subject: Subject, seconds: float = 0.5) -> dict[int, float]:
-    """Roughly the ms of each row in torch, by its index: the median of at least two runs after a first one.
+    """Roughly the ms of each row in torch, by its index: the median of the runs of so many seconds after a first one.
 
-    Takes a third of the runs of `measure`, for when the operations are compared and the network is not timed itself.
+    At least one, so a slow network runs twice: for when the operations are compared and the network is not timed.
     """
     trace, run = _prepare_in_torch(subject)
-    return _medians(_time_operations(trace, run, seconds, 0, 2))
+    return _medians(_time_operations(trace, run, seconds, 0, 1))
 
 
 def _prepare_in_torch(subject: Subject) -> tuple[Graph, Callable[[], Any]]:

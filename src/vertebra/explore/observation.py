@@ -114,7 +114,7 @@ def build_structure(subject: Subject) -> Structure:
 
 
 def time_parts(structure: Structure, seconds: float = 0.5) -> list[Note]:
-    """Time the operations in torch on this machine, for so long or three runs; where that fails, say so."""
+    """Time the operations in torch on this machine, for so long or one run; where that fails, say so."""
     try:
         add_times(structure.parts, operation_times(structure.anatomy.subject, seconds))
     except UsageError as error:

@@ -10,7 +10,10 @@ STRONGEST = 32  # channels of a part that are shown, unless asked for otherwise
 
 def strongest_channels(scores: Tensor, count: int = STRONGEST) -> list[int]:
     """The channels with the largest sums of scores, (C, …), the first the largest; NaN counts as the least."""
-    sums = scores.double().reshape(len(scores), -1).sum(1).nan_to_num(nan=-torch.inf)
+    flat = scores.reshape(len(scores), -1)
+    sums = flat.sum(1)
+    if not sums.isfinite().all():  # sums of large values leave float32
+        sums = flat.double().sum(1).nan_to_num(nan=-torch.inf)
     return sums.argsort(descending=True, stable=True)[:count].tolist()
 
 
