@@ -144,7 +144,7 @@ function Strongest({ view, found, name }: { view: View; found: ClassEvidence; na
   if (!strongest || !stage) return null;
   const [channel, contribution] = strongest;
   return (
-    <p>
+    <p class="small">
       {t("answer.strongest", {
         name,
         count: channels,

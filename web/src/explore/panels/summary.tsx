@@ -43,10 +43,7 @@ function CostRow({ cost, part, network }: { cost: Cost; part: Part; network: Net
   const own = share(part, network, cost);
   return (
     <div>
-      <dt>
-        {t(`cost.${cost}`)}
-        {cost !== "parameters" && <small class="soft costs-what">{t(`cost.what.${cost}`)}</small>}
-      </dt>
+      <dt>{t(`cost.${cost}`)}</dt>
       <dd class="number">
         {cost === "ms" ? time(value) : cost === "bytes" ? `${short(value)}${value < 1000 ? " " : ""}B` : short(value)}{" "}
         {cost !== "ms" && value >= 1000 && <span class="soft small">({whole(value)})</span>}
@@ -57,6 +54,7 @@ function CostRow({ cost, part, network }: { cost: Cost; part: Part; network: Net
         </span>
         {percent(own)}
       </dd>
+      {cost !== "parameters" && <dd class="soft small costs-what">{t(`cost.what.${cost}`)}</dd>}
     </div>
   );
 }
