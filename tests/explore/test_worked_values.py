@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
@@ -389,6 +390,7 @@ def test_a_layer_that_runs_twice_is_named_by_its_parts():
     assert [asked_cell(structure, f"{name},0,0,0")[0] for name in ("layer/conv", "layer/conv#2")] == [0, 2]
 
 
-def test_one_value_may_be_given_as_it_is():
+def test_one_value_may_be_given_as_it_is(tmp_path):
+    Image.new("RGB", (40, 40)).save(tmp_path / "photo.png")
     with pytest.raises(UsageError, match="value 'head,9': channel 9 of 'head' does not exist"):
-        explore(b"read later", Twice(), values="head,9")
+        explore(tmp_path / "photo.png", Twice(), values="head,9")
