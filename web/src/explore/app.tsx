@@ -144,7 +144,7 @@ function Strongest({ view, found, name }: { view: View; found: ClassEvidence; na
   if (!strongest || !stage) return null;
   const [channel, contribution] = strongest;
   return (
-    <p class="small">
+    <p class="strongest">
       {t("answer.strongest", {
         name,
         count: channels,

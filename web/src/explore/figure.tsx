@@ -294,7 +294,7 @@ function Arrow({ line }: { line: Line }) {
           {text}
         </text>
       )}
-      {text && !isBeside && <rect x={x - room / 2} y={y - 31} width={room} height={22} />}
+      {text && !isBeside && <rect x={x - room / 2} y={y - 28} width={room} height={18} />}
       {text && !isBeside && (
         <text x={x} y={y - 14} text-anchor="middle" class={isTight ? "tight" : ""}>
           {text}

@@ -127,7 +127,8 @@ class Placing {
           lines.push({
             points: above === below ? [[above, start(read)], [below, y]] : [[above, start(read)], [above, turn], [below, turn], [below, y]],
             shapes,
-            room: source?.width ?? each,
+            // Beside an arrow that comes in from a band there is less.
+            room: (source?.width ?? each) * (node.reads.some(({ isInBand }) => isInBand) ? 0.6 : 1),
             kind: "next",
           });
         } else if (read.isInBand) inBand.push(...read.shapes);
