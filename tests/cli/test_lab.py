@@ -314,8 +314,8 @@ def test_alone_it_shows_help(vertebra):
 def test_in_japanese(vertebra, experiments, place):
     experiments(alpha={"verdict": Verdict.IN_PART}, beta={"stated_by": "paper"})
     out = vertebra("lab", "run", "all", "--lang", "ja").out
-    assert "1 alpha: 一部成り立つ" in out and "記事の主張(l.7)：alphaは大きい。" in out
-    assert "論文の主張：betaは大きい。" in out
+    assert "1 alpha: 一部成り立つ" in out and "記事の主張(l.7): alphaは大きい。" in out
+    assert "論文の主張: betaは大きい。" in out
     html = (place / "lab" / "index.html").read_text(encoding="utf-8")
     assert '<html lang="ja">' in html and "alphaは大きい。" in html
     assert 'href="01-alpha.ja.svg"' in html and (place / "lab" / "01-alpha.ja.svg").is_file()

@@ -149,4 +149,4 @@ def test_a_panel_that_breaks_is_a_sentence_and_the_others_stay(open_page, seen):
     assert page.get_by_role("heading", name="Feature maps").count() == 1
     assert page.get_by_role("treeitem").count() > 2
     page.get_by_role("button", name="日本語").click()
-    assert page.get_by_text("ここは表示できません").count() == 1
+    assert page.get_by_text("ここは表示できない").count() == 1
