@@ -267,6 +267,16 @@ def test_it_speaks_japanese(shown):
 
 
 @pytest.mark.parametrize("shown", WHOLE, indirect=True)
+def test_a_narrow_page_does_not_scroll_sideways(shown):
+    for part in [part["id"] for part in shown.document["networks"][0]["parts"] if part["level"] == "stage"]:
+        shown.select(part, "summary")
+        for width in (320, 390):
+            shown.page.set_viewport_size({"width": width, "height": 800})
+            assert shown.page.evaluate("document.documentElement.scrollWidth") == width, part
+        shown.page.set_viewport_size({"width": 1400, "height": 1000})
+
+
+@pytest.mark.parametrize("shown", WHOLE, indirect=True)
 def test_parameters_and_macs_are_those_of_inspect(shown, capsys):
     network = shown.document["networks"][0]
     capsys.readouterr()
