@@ -17,14 +17,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from vertebra.errors import UsageError, require_extra
 from vertebra.graph import trace as tracer
 from vertebra.graph.ir import Graph
 from vertebra.graph.onnx_writer import serialize_for_timing
-from vertebra.graph.rows import Row, nodes_with_costs
+from vertebra.graph.rows import Row, rows_by_node
 
 from .kernels import EAGER, ONNXRUNTIME, Kernel, build_kernels
 from .network_input import Subject
@@ -162,17 +161,13 @@ def _time_operations(
     return [_sum_by_key(row_of, seconds_of_calls) for seconds_of_calls in runs[warm_up:]]
 
 
-class _OperationTimer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _OperationTimer(tracer.OperationMode):  # type: ignore[no-untyped-call]
     """Times each operation without the Python code between them."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.names: list[str] = []
         self.seconds: list[float] = []
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # as in tracer.Recorder
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -190,7 +185,7 @@ def _rows_of_calls(names: Sequence[str], trace: Graph) -> list[int]:
     These differ slightly from the trace: with channels last, flattening copies. A call without a counterpart counts
     to the row before it.
     """
-    kept = {id(op): index for index, (op, _) in enumerate(nodes_with_costs(trace))}
+    kept = rows_by_node(trace)
     # Operations without a row (an empty tensor, the view of a weight) count to the row after them.
     rows, following = [], len(kept) - 1
     for op in reversed(trace.nodes):

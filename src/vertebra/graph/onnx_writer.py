@@ -19,7 +19,7 @@ from .aten_to_onnx import WRITERS
 from .fold_batch_norm import fold_batch_norms
 from .ir import Graph, Tensor
 from .onnx_builder import Array, OnnxBuilder, UnwritableError
-from .rows import nodes_with_costs
+from .rows import rows_by_node
 
 OPSET, IR_VERSION = 18, 8  # the latter of the ONNX release that brought opset 18
 
@@ -133,7 +133,7 @@ class _TimingWriter(OnnxWriter):
 
     def __init__(self, graph: Graph) -> None:
         super().__init__(graph, {})
-        self._rows = {id(op): row for row, (op, _) in enumerate(nodes_with_costs(graph))}
+        self._rows = rows_by_node(graph)
         # All weights repeat the same few values, neither zeros nor denormals, which would change the time.
         self._noise = np.random.default_rng(0).standard_normal(1 << 16).astype(np.float32) * 0.05
 

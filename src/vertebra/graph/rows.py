@@ -176,6 +176,11 @@ def nodes_with_costs(graph: Graph) -> list[tuple[Node, Cost]]:
     return [(op, c) for op, c in running if c.kind is not Kind.VIEW or not all(map(graph.is_weight, op.inputs))]
 
 
+def rows_by_node(graph: Graph) -> dict[int, int]:
+    """`id` of each node that has a row → the row's index."""
+    return {id(node): index for index, (node, _) in enumerate(nodes_with_costs(graph))}
+
+
 def _last_use(ops: Sequence[Node], graph: Graph) -> dict[int, int]:
     """Storage → index of the last operation that reads it; outputs of the network live to the end."""
     last = {ref.storage: index for index, op in enumerate(ops) for ref in op.inputs}

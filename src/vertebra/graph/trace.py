@@ -27,7 +27,7 @@ from .ir import Graph, Module, Node, Storage
 from .shapes import FIRST_OPERAND, RULES, Indices, Shape
 
 
-class _Operation:
+class Operation:
     """Properties of an ATen operator, cached because torch computes them slowly."""
 
     def __init__(self, func: Any) -> None:
@@ -46,21 +46,28 @@ class _Operation:
         return dict(zip((name for name, _ in self.arguments), args, strict=False)) | found
 
 
-_operation = cache(_Operation)
+operation_of = cache(Operation)
 _PLAIN = frozenset({int, float, bool, str, type(None)})  # most arguments: no call for each
 _dtype = cache(lambda dtype: (str(dtype).removeprefix("torch."), dtype.itemsize))
 
 
-class Recorder(TorchDispatchMode):
-    """Records every operation while it is active. Tensors of other devices are replaced by meta tensors."""
+class OperationMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """A dispatch mode that sees each ATen operation, and does not import torch's compiler."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         # Otherwise torch wraps __torch_dispatch__ to disable its compiler, which imports the compiler: 3 s.
         return False
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+
+
+class Recorder(OperationMode):  # type: ignore[no-untyped-call]
+    """Records every operation while it is active. Tensors of other devices are replaced by meta tensors."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
         self.nodes: list[Node] = []
         self.storages: list[Storage] = []
         self._index: dict[int, int] = {}  # address of a storage -> index into storages
@@ -98,7 +105,7 @@ class Recorder(TorchDispatchMode):
         outputs: list[ir.Tensor] = []
         args, kwargs = _map_tensors((args, kwargs), partial(self._record, inputs))
         _map_tensors(out, partial(self._record, outputs))
-        operation = _operation(func)
+        operation = operation_of(func)
         unique = tuple(dict.fromkeys(outputs))
         self.nodes.append(
             Node(
@@ -177,7 +184,7 @@ class Recorder(TorchDispatchMode):
 
 def apply_shape_rule(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The meta outputs of an operation by a rule of `shapes`; None if no rule covers this case."""
-    operation = _operation(func)
+    operation = operation_of(func)
     shapes = None if operation.rule is None else operation.rule(operation.named(args, kwargs))
     if not shapes:
         return args[0] if shapes is FIRST_OPERAND else None

@@ -6,10 +6,10 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from vertebra.graph.ir import Graph
-from vertebra.graph.rows import nodes_with_costs
+from vertebra.graph.rows import rows_by_node
+from vertebra.graph.trace import OperationMode
 
 from .operation_values import require_operations, run_as_traced
 
@@ -24,7 +24,7 @@ def visit_outputs(
     Raises:
         VertebraError: other operations run than on the meta device, where the graph was recorded.
     """
-    index_of = {id(node): index for index, (node, _) in enumerate(nodes_with_costs(graph))}
+    index_of = rows_by_node(graph)
     wanted = {at: index_of[id(node)] for at, node in enumerate(graph.nodes) if index_of.get(id(node)) in rows}
     watch = _Watch(wanted, visit)
     with run_as_traced(network):
@@ -34,17 +34,13 @@ def visit_outputs(
     require_operations(watch.count, graph)
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(OperationMode):  # type: ignore[no-untyped-call]
     """Counts operations, and shows the outputs of some."""
 
     def __init__(self, wanted: dict[int, int], visit: Callable[[int, Tensor], None]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.count = 0
         self._wanted, self._visit = wanted, visit
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # as in `graph.trace`
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -14,12 +14,12 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from vertebra.errors import VertebraError
 from vertebra.graph.ir import Graph
-from vertebra.graph.rows import nodes_with_costs
+from vertebra.graph.rows import rows_by_node
+from vertebra.graph.trace import OperationMode, operation_of
 
 from .preserve import preserved
 
@@ -90,7 +90,7 @@ def operation_values(network: nn.Module, graph: Graph, image: Tensor) -> Operati
         raise VertebraError(f"the network returns a {type(result).__name__}; a tensor of logits is needed.")
     slot = tape.slots[id(result)]
     tape.kept.clear()
-    rows = {id(node): index for index, (node, _) in enumerate(nodes_with_costs(graph))}
+    rows = rows_by_node(graph)
     require_operations(len(tape.steps), graph)
     values: dict[int, Tensor] = {0: image.detach().clone().requires_grad_()}
     outputs: list[Tensor] = []
@@ -166,7 +166,7 @@ class _Step:
         args, kwargs = tree_map_only(_Slot, read, (self.args, self.kwargs))
         constants: list[Tensor] = []
         tree_map_only(Tensor, constants.append, (self.args, self.kwargs))
-        named = self._named(args, kwargs)
+        named = operation_of(self.function).named(args, kwargs)
         if self.writes:  # a copy takes it, since what was there before is still to be seen
             args = (args[0].clone(), *args[1:])
         with torch.enable_grad():
@@ -175,17 +175,12 @@ class _Step:
             values[slot] = value
         return tuple(reads), tuple(constants), named
 
-    def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        names = [(argument.name, argument.default_value) for argument in self.function._schema.arguments]
-        given = {name: value for (name, _), value in zip(names, args, strict=False)}
-        return dict(names) | given | kwargs
 
-
-class _Tape(TorchDispatchMode):
+class _Tape(OperationMode):  # type: ignore[no-untyped-call]
     """Writes down the operations of a forward pass."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.steps: list[_Step] = []
         self.slots: dict[int, int] = {}  # id of a tensor → its slot
         self.kept: list[Tensor] = []  # so that no id is used twice
@@ -202,10 +197,6 @@ class _Tape(TorchDispatchMode):
         self.slots[id(tensor)] = index
         self.kept.append(tensor)
         return index
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # as in `graph.trace`
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

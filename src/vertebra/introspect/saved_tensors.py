@@ -13,10 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from vertebra.graph.trace import apply_shape_rule
+from vertebra.graph.trace import OperationMode, apply_shape_rule
 
 from .preserve import preserved
 
@@ -64,7 +63,7 @@ def saved_bytes_by_module(network: nn.Module, *args: Any, **kwargs: Any) -> dict
 
     on_meta = any(leaf.is_meta for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    rules = _ShapeRules() if on_meta else nullcontext()  # type: ignore[no-untyped-call]
+    rules = _ShapeRules() if on_meta else nullcontext()
     with preserved(network) as handles, torch.enable_grad(), rules, hooks:
         for path, module in network.named_modules():
             handles.append(module.register_forward_pre_hook(lambda *_, path=path: running.append(path)))
@@ -79,12 +78,8 @@ def saved_bytes_by_module(network: nn.Module, *args: Any, **kwargs: Any) -> dict
     return {path: SavedBytes(*(found[kind] for kind in kinds)) for path, found in sums.items()}
 
 
-class _ShapeRules(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _ShapeRules(OperationMode):  # type: ignore[no-untyped-call]
     """On the meta device, where torch has many operations in Python alone and imports its compiler for them: 2 s."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # as in graph.trace.Recorder
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
