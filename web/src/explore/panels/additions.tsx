@@ -1,13 +1,12 @@
 /** A residual addition: what the shortcut and the branch each bring. */
 
 import type { Addition } from "../document";
-import { signed, significant } from "../numbers";
+import { significant } from "../numbers";
 import { Panel } from "../panel";
 import { t, useChosen, type PanelProps } from "../state";
 import { sentences } from "../words";
 import { Picture } from "./picture";
-import { Bar, Entries, entries, largest } from "./special";
-import { SignedBar } from "./vector";
+import { Entries, entries, largest, Measures, PicturesNote } from "./special";
 
 export function AdditionPanel({ view, network, part }: PanelProps) {
   useChosen((state) => state.language);
@@ -50,16 +49,7 @@ function Terms({ addition }: { addition: Addition }) {
             <h4>{name}</h4>
             {pictures && <Picture pictures={pictures} name={term} label={t("additions.picture", { name })} />}
             <p class="soft small">{from}</p>
-            <p class="measure">
-              <span>{t("special.norm")}</span> <b class="number">{significant(norms[term])}</b>
-              <Bar share={highest ? norms[term] / highest : 0} />
-            </p>
-            {contributions[term] !== null && (
-              <p class="measure">
-                <span>{t("special.contribution")}</span> <b class="number">{signed(contributions[term])}</b>
-                <SignedBar value={contributions[term]} most={most} />
-              </p>
-            )}
+            <Measures norm={norms[term]} contribution={contributions[term]} {...{ highest, most }} />
           </li>
         ))}
       </ul>
@@ -69,11 +59,7 @@ function Terms({ addition }: { addition: Addition }) {
           t("additions.cosine", { cosine: significant(addition.cosine, 2) }),
         )}
       </p>
-      {pictures && (
-        <p class="soft small">
-          {t("special.pictures", { width: pictures.width, height: pictures.height, high: significant(pictures.high) })}
-        </p>
-      )}
+      <PicturesNote pictures={pictures} />
     </>
   );
 }

@@ -1,13 +1,12 @@
 /** A concatenation: what each branch gives to it. */
 
 import type { Branch, Concatenation } from "../document";
-import { signed, significant } from "../numbers";
+import { signed } from "../numbers";
 import { Panel } from "../panel";
 import { t, useChosen, type PanelProps } from "../state";
 import { labelText } from "../words";
 import { Picture } from "./picture";
-import { Bar, Entries, entries, largest } from "./special";
-import { SignedBar } from "./vector";
+import { Bar, Entries, entries, largest, Measures, PicturesNote } from "./special";
 
 export function BranchPanel({ view, network, part }: PanelProps) {
   useChosen((state) => state.language);
@@ -50,26 +49,13 @@ function Branches({ joined }: { joined: Concatenation }) {
                 <b class="number">{branch.channels}</b>
                 <Bar share={branch.channels / joined.channels} />
               </p>
-              <p class="measure">
-                <span>{t("special.norm")}</span> <b class="number">{significant(branch.norm)}</b>
-                <Bar share={highest ? branch.norm / highest : 0} />
-              </p>
-              {branch.contribution !== null && (
-                <p class="measure">
-                  <span>{t("special.contribution")}</span> <b class="number">{signed(branch.contribution)}</b>
-                  <SignedBar value={branch.contribution} most={most} />
-                </p>
-              )}
+              <Measures norm={branch.norm} contribution={branch.contribution} {...{ highest, most }} />
             </li>
           );
         })}
       </ul>
       {joined.contribution !== null && <p>{t("branches.total", { sum: signed(joined.contribution) })}</p>}
-      {pictures && (
-        <p class="soft small">
-          {t("special.pictures", { width: pictures.width, height: pictures.height, high: significant(pictures.high) })}
-        </p>
-      )}
+      <PicturesNote pictures={pictures} />
     </>
   );
 }

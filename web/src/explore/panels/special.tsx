@@ -1,7 +1,10 @@
 /** What the panels of gates, additions, branches, dense blocks, activations and evidence share. */
 
 import type { ComponentChildren } from "preact";
-import type { Network, Part, Seen, View } from "../document";
+import type { Network, Part, Pictures, Seen, View } from "../document";
+import { signed, significant } from "../numbers";
+import { t } from "../state";
+import { SignedBar } from "./vector";
 import "./special.css";
 
 type Listed = "gates" | "additions" | "branches" | "activations";
@@ -57,6 +60,39 @@ export function Bar({ share }: { share: number }) {
       <span class="fill" style={{ width: `${100 * Math.min(1, Math.max(0, share))}%` }} />
     </span>
   );
+}
+
+interface MeasuresProps {
+  norm: number;
+  contribution: number | null;
+  /** The largest norm, and the largest contribution, of those beside it. */
+  highest: number;
+  most: number;
+}
+
+/** The norm of a term or branch, and its contribution, each with a bar. */
+export function Measures({ norm, contribution, highest, most }: MeasuresProps) {
+  return (
+    <>
+      <p class="measure">
+        <span>{t("special.norm")}</span> <b class="number">{significant(norm)}</b>
+        <Bar share={highest ? norm / highest : 0} />
+      </p>
+      {contribution !== null && (
+        <p class="measure">
+          <span>{t("special.contribution")}</span> <b class="number">{signed(contribution)}</b>
+          <SignedBar value={contribution} most={most} />
+        </p>
+      )}
+    </>
+  );
+}
+
+/** How the small pictures above it were made. */
+export function PicturesNote({ pictures }: { pictures: Pictures | null }) {
+  if (!pictures) return null;
+  const { width, height, high } = pictures;
+  return <p class="soft small">{t("special.pictures", { width, height, high: significant(high) })}</p>;
 }
 
 export const largest = (values: (number | null)[]): number =>

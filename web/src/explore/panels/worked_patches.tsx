@@ -1,19 +1,17 @@
 /** Patch × kernel of each input channel, as grids of numbers. */
 
-import { useMemo, useState } from "preact/hooks";
+import { useMemo } from "preact/hooks";
 import { whole } from "../../format";
 import type { WorkedValue } from "../document";
 import { t } from "../state";
 import type { ChannelSum } from "../worked_sum";
 import { brief, exact, tiny } from "./worked_numbers";
-import { LeftOut } from "./worked_terms";
+import { LeftOut, useStrongest } from "./worked_terms";
 
 const FIRST = 3;
 
 export function Patches({ value, channels }: { value: WorkedValue; channels: ChannelSum[] }) {
-  const [isWhole, setWhole] = useState(false);
-  const order = useMemo(() => [...channels].sort((a, b) => Math.abs(b.sum) - Math.abs(a.sum)), [channels]);
-  const shown = isWhole ? order : order.slice(0, FIRST);
+  const { shown, hidden, rest, showAll } = useStrongest(channels, FIRST);
   const most = useMemo(
     () => ({
       operand: channels.reduce((most, { operands }) => operands.reduce(larger, most), 0),
@@ -25,7 +23,6 @@ export function Patches({ value, channels }: { value: WorkedValue; channels: Cha
     }),
     [channels],
   );
-  const rest = order.slice(shown.length).reduce((sum, channel) => sum + channel.sum, 0);
   return (
     <>
       {channels.length > FIRST && <p class="small soft">{t("worked.order")}</p>}
@@ -52,12 +49,10 @@ export function Patches({ value, channels }: { value: WorkedValue; channels: Cha
           </li>
         ))}
       </ul>
-      {order.length > shown.length && (
+      {showAll && (
         <p class="row">
-          <span>{t("worked.others", { count: whole(order.length - shown.length), sum: exact(rest) })}</span>
-          <button type="button" class="button small" onClick={() => setWhole(true)}>
-            {t("worked.show_all", { count: whole(order.length) })}
-          </button>
+          <span>{t("worked.others", { count: whole(hidden), sum: exact(rest) })}</span>
+          {showAll}
         </p>
       )}
       <LeftOut value={value} />

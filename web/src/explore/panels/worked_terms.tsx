@@ -11,11 +11,8 @@ import { channelName } from "./worked_patches";
 const FIRST = 10;
 
 export function Terms({ value, channels }: { value: WorkedValue; channels: ChannelSum[] }) {
-  const [isWhole, setWhole] = useState(false);
-  const order = useMemo(() => [...channels].sort((a, b) => Math.abs(b.sum) - Math.abs(a.sum)), [channels]);
-  const shown = isWhole ? order : order.slice(0, FIRST);
-  const most = Math.abs(order[0]?.sum ?? 0) || 1;
-  const rest = order.slice(shown.length).reduce((sum, channel) => sum + channel.sum, 0);
+  const { shown, hidden, rest, showAll } = useStrongest(channels, FIRST);
+  const most = Math.abs(shown[0]?.sum ?? 0) || 1;
   return (
     <>
       <div class="scroll" tabIndex={0} role="group" aria-label={t("worked.terms")}>
@@ -46,11 +43,11 @@ export function Terms({ value, channels }: { value: WorkedValue; channels: Chann
               </tr>
             ))}
           </tbody>
-          {order.length > shown.length && (
+          {hidden > 0 && (
             <tfoot>
               <tr>
                 <th scope="row" colSpan={3}>
-                  {t("worked.other_terms", { count: whole(order.length - shown.length) })}
+                  {t("worked.other_terms", { count: whole(hidden) })}
                 </th>
                 <td class="number">= {brief(rest, 6)}</td>
                 <td />
@@ -59,16 +56,25 @@ export function Terms({ value, channels }: { value: WorkedValue; channels: Chann
           )}
         </table>
       </div>
-      {order.length > shown.length && (
-        <p>
-          <button type="button" class="button small" onClick={() => setWhole(true)}>
-            {t("worked.show_all", { count: whole(order.length) })}
-          </button>
-        </p>
-      )}
+      {showAll && <p>{showAll}</p>}
       <LeftOut value={value} />
     </>
   );
+}
+
+/** The channels of the largest sums, what the others sum to, and a button that shows all of them. */
+export function useStrongest(channels: ChannelSum[], first: number) {
+  const [isWhole, setWhole] = useState(false);
+  const order = useMemo(() => [...channels].sort((a, b) => Math.abs(b.sum) - Math.abs(a.sum)), [channels]);
+  const shown = isWhole ? order : order.slice(0, first);
+  const hidden = order.length - shown.length;
+  const rest = order.slice(shown.length).reduce((sum, channel) => sum + channel.sum, 0);
+  const showAll = hidden > 0 && (
+    <button type="button" class="button small" onClick={() => setWhole(true)}>
+      {t("worked.show_all", { count: whole(order.length) })}
+    </button>
+  );
+  return { shown, hidden, rest, showAll };
 }
 
 /** What the page does not hold. */
