@@ -11,7 +11,6 @@ from vertebra.card import Preprocessing
 from vertebra.explore.document import build_document
 from vertebra.explore.observation import build_structure, observe
 from vertebra.explore.options import Options
-from vertebra.explore.page import render_page
 from vertebra.explore.photo import read_photo
 from vertebra.explore.subject import Subject
 from vertebra.introspect import receptive_field_by_gradient
@@ -28,27 +27,15 @@ def network():
 
 
 @pytest.fixture(scope="module")
-def document(network, tmp_path_factory):
-    from PIL import Image
-
-    path = tmp_path_factory.mktemp("photo") / "portrait.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (150, 90, 3), dtype=np.uint8)).save(path)
+def document(network, noise):
     subject = Subject("tiny", network, Preprocessing(SIZE), tuple("abcde"), "", True)
-    return build_document([observe(build_structure(subject), read_photo(path, subject.preprocessing))], Options())
+    photo = read_photo(noise(150, 90), subject.preprocessing)
+    return build_document([observe(build_structure(subject), photo)], Options())
 
 
 @pytest.fixture(scope="module")
-def page(browser, document, tmp_path_factory):
-    path = tmp_path_factory.mktemp("page") / "page.html"
-    path.write_text(render_page(document), encoding="utf-8")
-    page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    wrong = []
-    page.on("console", lambda message: wrong.append(message.text))
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.goto(f"{path.as_uri()}#{STAGE}")
-    yield page
-    page.close()
-    assert wrong == []
+def page(show, document):
+    return show(document, f"#{STAGE}")
 
 
 def part_of(document):

@@ -1,19 +1,15 @@
 """The page shows a part's feature maps, vectors and costs as torch computes them."""
 
-import io
 import re
 
 import numpy as np
 import pytest
-import tiny
 import torch
-from PIL import Image
 
 from vertebra.card import Preprocessing
 from vertebra.explore.document import build_document
 from vertebra.explore.observation import build_structure, observe
 from vertebra.explore.options import Options
-from vertebra.explore.page import render_page
 from vertebra.explore.photo import read_photo
 from vertebra.explore.subject import Subject, network_input
 
@@ -45,30 +41,13 @@ class Shown:
 
 
 @pytest.fixture(scope="module")
-def shown(browser, tmp_path_factory):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = tiny.TINY_BUILDERS["mobilenetv2"](num_classes=5).eval()
-        for module in network.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                torch.nn.init.normal_(module.bias)  # so that the maps are of the order of 1
+def shown(show, noise, tiny_with_values):
+    network = tiny_with_values()
     subject = Subject("tiny", network, Preprocessing(SIZE), tuple("abcde"), "", True)
     structure = build_structure(subject)
-    file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)).save(file, "PNG")
-    file.seek(0)
-    photo = read_photo(file, subject.preprocessing)
+    photo = read_photo(noise(90, 120), subject.preprocessing)
     document = build_document([observe(structure, photo)], Options())
-    path = tmp_path_factory.mktemp("page") / "page.html"
-    path.write_text(render_page(document), encoding="utf-8")
-    page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    wrong = []
-    page.on("console", lambda message: wrong.append(message.text))
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.goto(path.as_uri())
-    yield Shown(page, network, document, structure, network_input(subject, photo.pixels))
-    page.close()
-    assert wrong == []
+    return Shown(show(document), network, document, structure, network_input(subject, photo.pixels))
 
 
 def number(text):

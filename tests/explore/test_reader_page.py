@@ -1,18 +1,14 @@
 """A reader of the page finds where the answer comes from; a broken panel leaves the others."""
 
-import io
+import math
 import re
 from copy import deepcopy
 
-import numpy as np
 import pytest
-import tiny
 import torch
-from PIL import Image
 
 from vertebra.explore.document import Options, build_document
 from vertebra.explore.observation import build_structure, observe
-from vertebra.explore.page import render_page
 from vertebra.explore.photo import read_photo
 from vertebra.explore.subject import Subject, network_input
 from vertebra.preprocessing import Preprocessing
@@ -23,18 +19,11 @@ CLASSES = ("cat", "dog", "fox", "bat", "owl")
 
 
 @pytest.fixture(scope="module")
-def seen():
+def seen(noise, tiny_with_values):
     """A document; from torch: the last map (C, H, W), the best class and the channels' contributions to it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = tiny.TINY_BUILDERS["mobilenetv2"](num_classes=len(CLASSES)).eval()
-        for module in network.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                torch.nn.init.normal_(module.bias)  # so that the maps are of the order of 1
+    network = tiny_with_values(num_classes=len(CLASSES))
     subject = Subject("tiny", network, Preprocessing(SIDE), CLASSES, "", False)
-    file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)).save(file, "PNG")
-    photo = read_photo(file.getvalue(), subject.preprocessing)
+    photo = read_photo(noise(SIDE, SIDE), subject.preprocessing)
     document = build_document([observe(build_structure(subject), photo)], Options())
     with torch.no_grad():
         pixels = network_input(subject, photo.pixels)
@@ -45,23 +34,13 @@ def seen():
 
 
 @pytest.fixture
-def open_page(browser, tmp_path):
-    wrong, pages = [], []
-
+def open_page(show):
     def open_page(document):
-        (tmp_path / "page.html").write_text(render_page(document), encoding="utf-8")
-        page = browser.new_page(viewport={"width": 1300, "height": HEIGHT})
-        pages.append(page)
-        page.on("console", lambda message: wrong.append(message.text))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.goto((tmp_path / "page.html").as_uri())
+        page = show(document, width=1300, height=HEIGHT)
         page.get_by_role("heading", name="Predicted classes").wait_for()
         return page
 
-    yield open_page
-    for page in pages:
-        page.close()
-    assert wrong == []
+    return open_page
 
 
 def number(text):
@@ -121,8 +100,8 @@ def test_products_can_be_checked_with_a_calculator(open_page, seen):
         assert value * weight == pytest.approx(product, rel=6e-6)
     formula = page.locator(".worked-formula", has_text="√").first.inner_text()
     result = page.locator("tr", has_text="√").locator(".number").first.inner_text()
-    python = formula.translate({ord("−"): "-", ord("×"): "*", ord("√"): "np.sqrt"})
-    assert eval(python) == pytest.approx(number(result), rel=1e-5, abs=1e-6)
+    python = formula.translate({ord("−"): "-", ord("×"): "*", ord("√"): "sqrt"})
+    assert eval(python, {"sqrt": math.sqrt}) == pytest.approx(number(result), rel=1e-5, abs=1e-6)
 
 
 def test_another_part_is_shown_at_the_panel_that_is_read(open_page, seen):

@@ -1,17 +1,11 @@
 """The panels of gates, additions, branches, dense blocks, activations and evidence, in a browser."""
 
-import io
-
 import numpy as np
 import pytest
-import tiny
-import torch
-from PIL import Image
 
 from vertebra.explore.document import build_document
 from vertebra.explore.observation import build_structure, observe
 from vertebra.explore.options import Options
-from vertebra.explore.page import render_page
 from vertebra.explore.photo import read_photo
 from vertebra.explore.subject import load_subject
 from vertebra.preprocessing import Preprocessing
@@ -19,37 +13,25 @@ from vertebra.preprocessing import Preprocessing
 SIDE = 64
 
 
+def is_error(message):
+    """Not what Chromium advises a test that reads pixels back."""
+    return message.type == "error"
+
+
 @pytest.fixture(scope="module")
-def opened(browser, tmp_path_factory):
+def opened(show, noise, tiny_with_values):
     """family → (page, document); each is opened once."""
-    pages, wrong = {}, []
+    pages = {}
 
     def open_family(family):
         if family not in pages:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
-                network = tiny.TINY_BUILDERS[family](num_classes=5).eval()
-                for module in network.modules():
-                    if isinstance(module, torch.nn.BatchNorm2d):
-                        torch.nn.init.normal_(module.bias)  # so that the maps are of the order of 1
-            subject = load_subject(network, Preprocessing(crop_size=SIDE, resize_size=SIDE))
-            file = io.BytesIO()
-            Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)).save(file, "PNG")
-            observation = observe(build_structure(subject), read_photo(file.getvalue(), subject.preprocessing))
+            subject = load_subject(tiny_with_values(family), Preprocessing(crop_size=SIDE, resize_size=SIDE))
+            observation = observe(build_structure(subject), read_photo(noise(SIDE, SIDE), subject.preprocessing))
             document = build_document([observation], Options())
-            path = tmp_path_factory.mktemp("page") / f"{family}.html"
-            path.write_text(render_page(document), encoding="utf-8")
-            page = browser.new_page(viewport={"width": 1300, "height": 900})
-            page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-            page.on("pageerror", lambda error: wrong.append(str(error)))
-            page.goto(path.as_uri())
-            pages[family] = page, document
+            pages[family] = show(document, width=1300, height=900, is_wrong=is_error), document
         return pages[family]
 
-    yield open_family
-    for page, _ in pages.values():
-        page.close()
-    assert wrong == []
+    return open_family
 
 
 def number(text):

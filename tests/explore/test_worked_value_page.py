@@ -1,18 +1,13 @@
 """The page works out the values of its layers as torch does."""
 
-import io
-
-import numpy as np
 import pytest
 import tiny
 import torch
-from PIL import Image
 
 from vertebra.card import Preprocessing
 from vertebra.explore.document import build_document
 from vertebra.explore.observation import build_structure, observe
 from vertebra.explore.options import Options
-from vertebra.explore.page import render_page
 from vertebra.explore.photo import read_photo
 from vertebra.explore.subject import Subject, network_input
 
@@ -20,7 +15,7 @@ ASKED = "features.0.0,2,0,0"
 
 
 @pytest.fixture(scope="module")
-def shown(browser, tmp_path_factory):
+def shown(show, noise):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = tiny.TINY_BUILDERS["mobilenetv2"](num_classes=5).eval()
@@ -32,25 +27,14 @@ def shown(browser, tmp_path_factory):
                 torch.nn.init.normal_(module.bias)
     subject = Subject("tiny", network, Preprocessing(64), tuple("abcde"), "", True)
     structure = build_structure(subject)
-    file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(file, "PNG")
-    photo = read_photo(io.BytesIO(file.getvalue()), subject.preprocessing)
+    photo = read_photo(noise(64, 64), subject.preprocessing)
     document = build_document([observe(structure, photo)], Options(values=(ASKED,)))
-    path = tmp_path_factory.mktemp("page") / "page.html"
-    path.write_text(render_page(document), encoding="utf-8")
-    page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    wrong = []
-    page.on("console", lambda message: wrong.append(message.text))
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.goto(path.as_uri())
     with torch.no_grad():
         outputs = {}
         for name, module in network.named_modules():
             module.register_forward_hook(lambda m, i, out, name=name: outputs.setdefault(name, out.clone()))
         network(network_input(subject, photo.pixels))
-    yield page, document, outputs
-    page.close()
-    assert wrong == []
+    return show(document), document, outputs
 
 
 def panel(page, part):
