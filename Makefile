@@ -4,6 +4,7 @@
 #                see where VGG-16 keeps its parameters
 #   make check   lint, types and the tests nearest to what has changed: before each commit
 #   make test    lint, types and the test suite with coverage
+#   make docs    the documentation in English and Japanese, in build/docs/; open build/docs/index.html
 #   make slow    the tests that the suite leaves out, which take long
 #   make lint    lint, spelling and types alone
 #   make hooks   have git run the linters before each commit
@@ -25,12 +26,12 @@ NEWER_PIP := $(PIP) --upgrade pip || true
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test slow lint hooks programs bench web clean
+.PHONY: help demo docs docs-en docs-ja strings check test slow lint hooks programs bench web clean
 # A step that fails or is interrupted leaves no half-made target that the next call would take for done.
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '3,13s/^# *//p' Makefile
+	@sed -n '3,14s/^# *//p' Makefile
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = "%d.%d" % sys.version_info[:2]; sys.version_info >= (3, 11) or sys.exit("Vertebra needs Python 3.11 or newer and $(PYTHON) is " + v + ". Name another one: make $(MAKECMDGOALS) PYTHON=python3.12")'
@@ -46,7 +47,13 @@ $(VENV)/.stamp-test: pyproject.toml | $(BIN)/python
 	@echo "Installing Vertebra with its test tools into $(VENV) (once; a few minutes where torch is not cached yet) ..."
 	@$(NEWER_PIP)
 	$(PIP) --editable '.[test]'
-	@touch $(VENV)/.stamp-demo $@
+	@touch $(VENV)/.stamp-demo $(VENV)/.stamp-docs $@
+
+$(VENV)/.stamp-docs: pyproject.toml | $(BIN)/python
+	@echo "Installing Vertebra with Sphinx into $(VENV) (once; a few minutes where torch is not cached yet) ..."
+	@$(NEWER_PIP)
+	$(PIP) --editable '.[docs]'
+	@touch $@
 
 # Imports what the tests import, which leaves its bytecode to their processes; with `make -j 2` beside mypy.
 $(VENV)/.stamp-bytecode: $(VENV)/.stamp-test
@@ -90,6 +97,24 @@ test: lint programs $(VENV)/.stamp-bytecode
 
 slow: $(VENV)/.stamp-test programs
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m slow
+
+# Warnings are errors; `make -j 2` builds both editions at once.
+SPHINX := $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs
+
+docs: docs-en docs-ja
+	@cp docs/_static/redirect.html build/docs/index.html
+	$(BIN)/python docs/check_links.py build/docs
+	@echo "Open build/docs/index.html"
+
+docs-en docs-ja: docs-%: $(VENV)/.stamp-docs
+	$(SPHINX) -D language=$* build/docs/$*
+
+# Takes changed texts over into the Japanese catalogues, where they are then translated.
+strings: $(VENV)/.stamp-docs
+	@rm -rf build/strings
+	$(BIN)/sphinx-build --quiet -b gettext docs build/strings
+	@cd build/strings && rm -rf .doctrees reference project && find . -maxdepth 1 -name '*.pot' ! -name index.pot -delete
+	$(BIN)/sphinx-intl update -p build/strings -d docs/locale -l ja -w 0
 
 hooks: $(VENV)/.stamp-test
 	$(PIP) pre-commit

@@ -1,0 +1,148 @@
+"""The directive `experiment`: a claim, what decided it and its picture, from the results of the lab.
+
+    ```{experiment} vgg-parameters
+    :figures: parameters; parameters: fully connected
+    :run:
+    ```
+
+It shows who says what, the verdict with its reason, the figures that decided it and those named in `:figures:` beside
+what was expected, the rule and the picture, all in the language of the build. With `:run:` the experiment runs now, and
+a verdict other than the one on record ends the build.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+from typing import ClassVar
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from number_role import look_up, results
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from vertebra.lab.experiment import Claim
+from vertebra.lab.figure_text import agrees, number
+from vertebra.lab.result import Result
+from vertebra.lab.translation import Translation
+
+WORDS = {
+    "en": {
+        "verdict": "We measured",
+        "figure": "figure",
+        "measured": "measured",
+        "expected": "expected",
+        "rule": "Rule",
+    },
+    "ja": {"verdict": "測定結果", "figure": "項目", "measured": "測定値", "expected": "期待値", "rule": "規則"},
+}
+
+
+class Experiment(SphinxDirective):
+    """One experiment of the lab."""
+
+    required_arguments = 1
+    option_spec: ClassVar = {"figures": directives.unchanged, "run": directives.flag, "no-picture": directives.flag}
+
+    def run(self) -> list[nodes.Node]:
+        name = self.arguments[0]
+        try:
+            result = look_up(results(), name, "experiment")
+            more = [each.strip() for each in self.options.get("figures", "").split(";") if each.strip()]
+            shown = list(dict.fromkeys([*result.decided_by, *more]))
+            for each in shown:
+                look_up(result.figures, each, f"figure of {name}")
+            if "run" in self.options:
+                again(result)
+        except LookupError as error:
+            raise self.error(str(error)) from None
+        language = self.config.language
+        t, words = Translation(language), WORDS[language]
+        box = nodes.container(classes=["experiment", f"verdict-{result.verdict.replace(' ', '-')}"])
+        title = nodes.paragraph("", "", classes=["experiment-title"])
+        title += nodes.strong("", f"{result.number} {t(result.title)}")
+        title += nodes.literal("", f"vertebra lab run {result.name}")
+        box += title
+        box += said(*stated(result.claim, t, language))
+        box += said(
+            words["verdict"], f"{t(result.verdict)}{'。' if language == 'ja' else ': '}{t(result.reason)}", "verdict"
+        )
+        box += self.table(result, shown, t, words)
+        box += said(words["rule"], t(result.claim.rule), "rule")
+        if "no-picture" not in self.options:
+            box += self.picture(result, language, t)
+        return [box]
+
+    def table(self, result: Result, shown: Iterable[str], t: Translation, words: dict[str, str]) -> nodes.Node:
+        rows = [[words["figure"], words["measured"], words["expected"]]]
+        for name in shown:
+            expected = result.claim.expected.get(name)
+            told = ""
+            if expected is not None:
+                figure = result.figures[name]
+                word = "agrees" if agrees(figure.value, expected.value, expected.tolerance) else "differs"
+                told = f"{number(expected.value, figure.unit)} ({t(expected.source)}): {t(word)}"
+            rows.append([t(name), in_words(result.figures[name].text(), t), told])
+        return table(rows if any(row[2] for row in rows[1:]) else [row[:2] for row in rows])
+
+    def picture(self, result: Result, language: str, t: Translation) -> nodes.Node:
+        folder = Path(self.env.app.outdir) / "_images" / "lab"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{result.name}.svg").write_bytes(result.picture("svg", language))
+        up = "../" * self.env.docname.count("/")
+        alt = escape(f"{t(result.title)}. {t(result.caption)}")
+        return nodes.raw("", f'<img class="plot" src="{up}_images/lab/{result.name}.svg" alt="{alt}">', format="html")
+
+
+def stated(claim: Claim, t: Translation, language: str) -> tuple[str, str]:
+    """Who states a claim, and the claim."""
+    who, _, line = claim.stated_by.partition(" ")
+    label = {"article": "the article says", "paper": "the paper says", "code": "the quoted code says"}[who]
+    label = t(label)
+    text = claim.claim_ja if language == "ja" else claim.claim
+    return label[0].upper() + label[1:] + (f" ({line})" if line else ""), text
+
+
+def said(label: str, text: str, kind: str = "claim") -> nodes.Node:
+    paragraph = nodes.paragraph(classes=[f"experiment-{kind}"])
+    paragraph += nodes.strong("", label)
+    paragraph += nodes.inline("", f" {text}")
+    return paragraph
+
+
+def in_words(text: str, t: Translation) -> str:
+    """An interval reads "88.1 to 90.2 %"."""
+    return text.replace(" to ", "〜") if t.language == "ja" else text
+
+
+def table(rows: list[list[str]]) -> nodes.Node:
+    """A table whose first row is its head."""
+    group = nodes.tgroup(cols=len(rows[0]))
+    group += [nodes.colspec(colwidth=1) for _ in rows[0]]
+    head, body = nodes.thead(), nodes.tbody()
+    for place, row in enumerate(rows):
+        entries = [nodes.entry("", nodes.paragraph("", cell)) for cell in row]
+        (body if place else head).append(nodes.row("", *entries))
+    group += [head, body]
+    return nodes.table("", group, classes=["experiment-figures"])
+
+
+def again(result: Result) -> None:
+    """Run the experiment now.
+
+    Raises:
+        LookupError: its verdict is another.
+    """
+    from vertebra import lab
+
+    now = lab.run(result.name, fresh=True)
+    if now.verdict != result.verdict:
+        raise LookupError(f"{result.name} gives {now.verdict!r} now; on record is {result.verdict!r}: run bench/lab.py")
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Called by Sphinx."""
+    app.add_directive("experiment", Experiment)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,67 @@
+"""In the Japanese edition chapters and guides are translated in full: a text that is not is a warning, and ends it.
+
+The other pages are in English in both editions, and say so.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from babel.messages.catalog import Catalog
+from babel.messages.pofile import read_po
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util import logging
+from sphinx.util.nodes import extract_messages
+
+TRANSLATED = ("index", "book/", "guides/")
+NOTICE = '<p class="only-english" lang="ja">このページは英語のみである。</p>'
+_NO_WORDS = re.compile(r"\{\w+\}`[^`]*`|`[^`]*`")  # roles and code
+logger = logging.getLogger(__name__)
+
+
+def is_translated(page: str) -> bool:
+    """Whether a page is one of those that are translated."""
+    return page.startswith(TRANSLATED)
+
+
+def has_words(message: str) -> bool:
+    """Whether there is something to translate besides code, numbers and symbols."""
+    return re.search(r"[A-Za-z]{2,}", _NO_WORDS.sub("", message)) is not None
+
+
+def check(app: Sphinx, document: nodes.document) -> None:
+    """Warn of each text of a page that its catalogue has not, or only as fuzzy."""
+    page = app.env.current_document.docname
+    if app.config.language == "en" or not is_translated(page):
+        return
+    path = Path(app.srcdir, "locale", app.config.language, "LC_MESSAGES", f"{page}.po")
+    translations = catalogue(path) if path.is_file() else Catalog()
+    for node, message in extract_messages(document):
+        found = translations.get(message)
+        if has_words(message) and (found is None or not found.string or found.fuzzy):
+            logger.warning("not translated: %s", message, location=node)
+
+
+@cache
+def catalogue(path: Path) -> Catalog:
+    """A file of translations."""
+    with path.open("rb") as file:
+        return read_po(file)
+
+
+def note(app: Sphinx, page: str, template: str, context: dict[str, Any], document: nodes.document | None) -> None:
+    """Say at the top of a page that it is not translated."""
+    if app.config.language == "ja" and document is not None and not is_translated(page):
+        context["body"] = NOTICE + context["body"]
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Called by Sphinx."""
+    # Before Sphinx's own transforms put the translations in place of the texts.
+    app.connect("html-page-context", note)
+    app.connect("doctree-read", check)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,75 @@
+"""How Sphinx builds the documentation: `make docs` makes it in English and in Japanese, in `build/docs/`."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE / "_extensions"), str(HERE.parent / "src")]
+
+from vertebra import __version__ as release  # noqa: E402
+
+project = "Vertebra"
+copyright = "The Vertebra authors"
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_click",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "number_role",
+    "experiment_directive",
+    "translated_pages",
+]
+exclude_patterns = ["_*", "locale"]
+nitpicky = False
+default_role = "code"
+
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "attrs_inline", "attrs_block"]
+myst_heading_anchors = 4
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_format = "short"
+napoleon_google_docstring = True
+
+language = "en"
+locale_dirs = ["locale"]
+gettext_compact = False
+gettext_location = False
+gettext_last_translator = "The Vertebra authors"
+figure_language_filename = "{root}.{language}{ext}"
+
+html_theme = "furo"
+html_title = f"Vertebra {release}"
+html_copy_source = False
+html_show_sphinx = False
+html_static_path = ["_static"]
+templates_path = ["_templates"]
+html_css_files = ["book.css"]
+html_sidebars = {
+    "**": [
+        "sidebar/brand.html",
+        "sidebar/language.html",
+        "sidebar/search.html",
+        "sidebar/scroll-start.html",
+        "sidebar/navigation.html",
+        "sidebar/scroll-end.html",
+    ]
+}
+
+
+# Pages link to these where they lie; the documentation has them as pages of its own.
+_INCLUDED = {"CONTRIBUTING.md": "project/contributing.md", "CHANGELOG.md": "project/changes.md"}
+
+
+def _link_included(app: Any, page: str, source: list[str]) -> None:
+    up = "../" * page.count("/")
+    for name, included in _INCLUDED.items():
+        source[0] = re.sub(rf"\]\((\.\./)+{re.escape(name)}", f"]({up}{included}", source[0])
+
+
+def setup(app: Any) -> None:
+    """Called by Sphinx."""
+    app.connect("source-read", _link_included)
