@@ -1,5 +1,6 @@
 """How Sphinx builds the documentation: `make docs` makes it in English and in Japanese, in `build/docs/`."""
 
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "_extensions"), str(HERE.parent / "src")]
 
 from vertebra import __version__ as release  # noqa: E402
+from vertebra.callable_module import CallableModule  # noqa: E402
 
 project = "Vertebra"
 copyright = "The Vertebra authors"
@@ -16,23 +18,23 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx_click",
     "sphinx_copybutton",
     "sphinx_design",
     "number_role",
     "experiment_directive",
     "translated_pages",
+    "reference_directives",
 ]
 exclude_patterns = ["_*", "locale"]
-nitpicky = False
 default_role = "code"
+smartquotes = False  # options begin with two hyphens
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "attrs_inline", "attrs_block"]
 myst_heading_anchors = 4
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_format = "short"
-napoleon_google_docstring = True
+autodoc_preserve_defaults = True
 
 language = "en"
 locale_dirs = ["locale"]
@@ -70,6 +72,22 @@ def _link_included(app: Any, page: str, source: list[str]) -> None:
         source[0] = re.sub(rf"\]\((\.\./)+{re.escape(name)}", f"]({up}{included}", source[0])
 
 
+def _take_function(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """Of a package that can be called, what its function says."""
+    if isinstance(value, CallableModule):
+        lines[:] = (inspect.getdoc(getattr(value, value.__name__.rpartition(".")[2])) or "").splitlines()
+
+
+def _escape(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """Docstrings are plain text with code in backticks: *, | and _ mean themselves."""
+    for place, line in enumerate(lines):
+        pieces = re.split(r"(`[^`]*`)", line)
+        lines[place] = "".join(p if p.startswith("`") else re.sub(r"([*|]|(?<=\w)_(?!\w))", r"\\\1", p) for p in pieces)
+
+
 def setup(app: Any) -> None:
     """Called by Sphinx."""
     app.connect("source-read", _link_included)
+    app.connect("autodoc-process-docstring", _take_function, priority=300)
+    # Before napoleon, which writes markup of its own.
+    app.connect("autodoc-process-docstring", _escape, priority=400)

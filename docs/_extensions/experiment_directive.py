@@ -22,6 +22,7 @@ from docutils.parsers.rst import directives
 from number_role import look_up, results
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
+from tables import table
 
 from vertebra.lab.experiment import Claim
 from vertebra.lab.figure_text import agrees, number
@@ -85,7 +86,7 @@ class Experiment(SphinxDirective):
                 word = "agrees" if agrees(figure.value, expected.value, expected.tolerance) else "differs"
                 told = f"{number(expected.value, figure.unit)} ({t(expected.source)}): {t(word)}"
             rows.append([t(name), in_words(result.figures[name].text(), t), told])
-        return table(rows if any(row[2] for row in rows[1:]) else [row[:2] for row in rows])
+        return table(rows if any(row[2] for row in rows[1:]) else [row[:2] for row in rows], "experiment-figures")
 
     def picture(self, result: Result, language: str, t: Translation) -> nodes.Node:
         folder = Path(self.env.app.outdir) / "_images" / "lab"
@@ -115,18 +116,6 @@ def said(label: str, text: str, kind: str = "claim") -> nodes.Node:
 def in_words(text: str, t: Translation) -> str:
     """An interval reads "88.1 to 90.2 %"."""
     return text.replace(" to ", "〜") if t.language == "ja" else text
-
-
-def table(rows: list[list[str]]) -> nodes.Node:
-    """A table whose first row is its head."""
-    group = nodes.tgroup(cols=len(rows[0]))
-    group += [nodes.colspec(colwidth=1) for _ in rows[0]]
-    head, body = nodes.thead(), nodes.tbody()
-    for place, row in enumerate(rows):
-        entries = [nodes.entry("", nodes.paragraph("", cell)) for cell in row]
-        (body if place else head).append(nodes.row("", *entries))
-    group += [head, body]
-    return nodes.table("", group, classes=["experiment-figures"])
 
 
 def again(result: Result) -> None:
