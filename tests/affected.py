@@ -146,7 +146,7 @@ def nearest(paths: Iterable[str]) -> dict[str, int]:
                 waiting += [(1, f"vertebra.{file.stem}") for file in own]
         else:
             if path.startswith("docs/"):
-                reached("tests/test_docs.py", 1)
+                reached("tests/docs/test_blocks.py", 1)
             for test, text in texts.items():
                 if Path(path).name in text:
                     reached(test, 1)

@@ -27,7 +27,7 @@ def test_a_template_stands_for_its_room():
     ("path", "test"),
     [
         ("src/vertebra/cli/models.py", "tests/cli/test_main.py"),  # imported by its name
-        ("src/vertebra/cli/models.py", "tests/test_docs.py"),
+        ("src/vertebra/cli/models.py", "tests/docs/test_blocks.py"),
         ("src/vertebra/model_table.json", "tests/test_model_table.py"),
         ("CONTRIBUTING.md", "tests/test_imports.py"),
         ("pyproject.toml", "tests/test_errors.py"),

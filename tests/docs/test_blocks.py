@@ -34,9 +34,10 @@ from PIL import Image
 from vertebra import cli
 from vertebra.cli import _app
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TOP = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*TOP, *(page for folder in ("book", "guides") for page in sorted((ROOT / "docs" / folder).glob("*.md")))]
 PORT = "8000"  # in the pages; here a free one takes its place
 BIN = Path(sys.executable).parent
 
@@ -415,7 +416,16 @@ def test_the_readme_runs_from_a_fresh_clone(tmp_path):
     subprocess.run(["git", "clone", "-q", ROOT, clone], check=True)
     if SHARED.is_dir():
         (tmp_path / "shared").symlink_to(SHARED.parent)
-    command = [sys.executable, "-m", "pytest", "-q", "-n0", "tests/test_docs.py", "-k", "test_blocks_of and README"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n0",
+        "tests/docs/test_blocks.py",
+        "-k",
+        "test_blocks_of and README",
+    ]
     environment = os.environ | {"PYTHONPATH": str(clone / "src")}
     done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout
@@ -489,11 +499,11 @@ def test_the_command_line_page_has_every_command():
 def test_the_readme_names_every_extra():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert [name for name in extras if f"`vertebra[{name}]`" not in readme] == ["test", "dev"]
+    assert [name for name in extras if f"`vertebra[{name}]`" not in readme] == ["docs", "test", "dev"]
 
 
 def test_the_readme_is_short_and_leads_to_every_page():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(readme.splitlines()) <= 250
-    for page in PAGES[1:]:
+    for page in TOP[1:]:
         assert f"(docs/{page.name})" in readme

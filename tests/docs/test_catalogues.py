@@ -1,0 +1,74 @@
+"""The Japanese catalogues of the book and the guides: complete, with the numbers of the English text, in standard terms.
+
+`make docs` tells which texts of the pages have no translation; here is what can be wrong in those that have one.
+"""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from babel.messages.pofile import read_po
+from japanese_terms import faults
+
+DOCS = Path(__file__).parents[2] / "docs"
+CATALOGUES = sorted((DOCS / "locale" / "ja" / "LC_MESSAGES").rglob("*.po"))
+ROLE = re.compile(r"\{\w+\}`[^`]*`")
+NOT_PROSE = re.compile(r"\{\w+\}`[^`]*`|`[^`]*`|\]\([^)]*\)|<[^>]*>|\$[^$]+\$|\*\*|!\[|\[|^#+ |^\* ")
+
+
+def messages(path):
+    with path.open("rb") as file:
+        return [message for message in read_po(file) if message.id]
+
+
+def wrong(message, name=""):
+    """What is wrong in a translation."""
+    english, japanese = message.id, message.string
+    if message.fuzzy:
+        yield "fuzzy"
+    if not japanese:
+        return
+    if Counter(ROLE.findall(english)) != Counter(ROLE.findall(japanese)):
+        yield f"other numbers: {ROLE.findall(english)}, {ROLE.findall(japanese)}"
+    if english.startswith("![") != japanese.startswith("!["):
+        yield "a picture and a text"
+    yield from faults(NOT_PROSE.sub("", japanese))
+
+
+@pytest.mark.parametrize("path", CATALOGUES, ids=lambda path: path.stem)
+def test_translations(path):
+    found = [f"{message.id[:60]}: {fault}" for message in messages(path) for fault in wrong(message)]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("path", CATALOGUES, ids=lambda path: path.stem)
+def test_nothing_is_left_in_english(path, docs_module):
+    has_words = docs_module("translated_pages").has_words
+    left = [message.id for message in messages(path) if not message.string and has_words(message.id)]
+    assert not left
+
+
+def test_every_page_has_its_catalogue():
+    pages = {
+        page.relative_to(DOCS).with_suffix("") for folder in ("book", "guides") for page in (DOCS / folder).glob("*.md")
+    }
+    root = DOCS / "locale" / "ja" / "LC_MESSAGES"
+    assert {path.relative_to(root).with_suffix("") for path in CATALOGUES} == pages | {Path("index")}
+
+
+@pytest.mark.parametrize(
+    ("english", "japanese"),
+    [
+        ("{n}`vgg16.parameters` of them", "そのうちの{n}`vgg16.macs`"),
+        ("{n}`vgg16.parameters` of them", "そのうちの138,357,544"),
+        ("Max pooling", "マックスプーリング"),
+        ("It is cheap.", "安いです。"),
+        ("A depthwise convolution", "depthwise畳み込み"),
+        ("![The network](figures/x.svg)", "ネットワーク"),
+    ],
+)
+def test_what_is_wrong_is_found(english, japanese):
+    from babel.messages.catalog import Message
+
+    assert list(wrong(Message(english, japanese)))

@@ -1,0 +1,63 @@
+"""`{n}`: numbers from JSON, and what happens to a name that none has."""
+
+import json
+
+import pytest
+from jinja2 import TemplateError
+
+
+@pytest.fixture
+def role(docs_module):
+    return docs_module("number_role")
+
+
+@pytest.mark.parametrize(
+    ("expression", "text"),
+    [
+        ("vgg16.parameters", "138,357,544"),
+        ("M(vgg16.parameters)", "138.4 M"),
+        ("G(vgg16.macs)", "15.47 G"),
+        ("percent(vgg16.kinds.matmul.parameters / vgg16.parameters)", "89.4 %"),
+        ('vgg16.rows["classifier.0"].parameters', "102,764,544"),
+        ('lab("vgg-parameters", "parameters")', "138,357,544"),
+        ('lab("vgg-parameters", "share of the parameters")', "89.4 %"),
+        ('digits(lab("vgg-parameters", "share of the parameters").value, 2)', "89.36"),
+        ('bench("lab", "results", "vgg-parameters", "verdict")', "holds in part"),
+        ("1 + 1", "2"),
+    ],
+)
+def test_expressions(role, expression, text):
+    assert role.evaluate(expression) == text
+
+
+@pytest.mark.parametrize(
+    ("expression", "near"),
+    [
+        ('lab("vgg-parameter", "parameters")', "vgg-parameters"),
+        ('lab("vgg-parameters", "share of parameters")', "share of the parameters"),
+        ('paper("nobody", "top-5 error")', "nobody.json"),
+        ('bench("lab", "result")', "results"),
+        ("vgg61.parameters", "vgg61"),
+        ("vgg16.parameter", "parameter"),
+        ("1 +", "unexpected|expected"),
+        ("().__class__.__mro__", "unsafe"),
+    ],
+)
+def test_a_name_that_does_not_exist_is_told(role, expression, near):
+    with pytest.raises((LookupError, TemplateError), match=near):
+        role.evaluate(expression)
+
+
+def test_counts_are_those_of_the_networks(docs_module):
+    """Of two small networks; `python docs/make_numbers.py` makes all."""
+    make = docs_module("make_numbers")
+    kept = json.loads(make.OUT.read_text(encoding="utf-8"))["networks"]
+    for name in ("googlenet", "mobilenet_v2"):
+        assert json.loads(json.dumps(make.counts(name))) == kept[name]
+
+
+def test_what_papers_state_has_its_place(role):
+    for path in sorted((role.DOCS / "numbers" / "papers").glob("*.json")):
+        stated = json.loads(path.read_text(encoding="utf-8"))
+        assert stated["paper"] and stated["url"].startswith("https://")
+        assert all(set(each) == {"value", "where"} and each["where"] for each in stated["figures"].values()), path.name
