@@ -32,7 +32,7 @@ def test_a_template_stands_for_its_room():
         ("CONTRIBUTING.md", "tests/test_imports.py"),
         ("pyproject.toml", "tests/test_errors.py"),
         ("deploy/kubernetes.yaml", "tests/serve/test_deploy.py"),
-        ("docs/serve.md", "tests/serve/test_proxy.py"),
+        ("docs/guides/serving.md", "tests/serve/test_proxy.py"),
         ("tests/seconds.json", "tests/test_affected.py"),
     ],
 )

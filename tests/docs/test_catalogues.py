@@ -1,4 +1,4 @@
-"""The Japanese catalogues of the book and the guides: complete, with the numbers of the English text, in standard terms.
+"""The Japanese catalogues of the book and the guides: complete, with the English text's numbers, in standard terms.
 
 `make docs` tells which texts of the pages have no translation; here is what can be wrong in those that have one.
 """

@@ -10,7 +10,7 @@ import pytest
 def site(tmp_path):
     (tmp_path / "en" / "book").mkdir(parents=True)
     (tmp_path / "en" / "index.html").write_text(
-        '<a href="book/vgg.html#table-1">1</a><a href="https://example.org/x">2</a><a href="#top">3</a><h1 id="top">x</h1>'
+        '<a href="book/vgg.html#table-1">1</a><a href="https://example.org/x">2</a><a href="#top">3</a><p id="top">x'
     )
     (tmp_path / "en" / "book" / "vgg.html").write_text('<p id="table-1"><img src="../a%20b.svg"></p>')
     (tmp_path / "en" / "a b.svg").write_text("<svg/>")

@@ -38,7 +38,7 @@ def test_who_scrapes_has_the_key(manifest, serving):
     assert client.get("/metrics", Authorization="Bearer correct-horse").status == 200  # as Prometheus sends credentials
     template = manifest[0]["spec"]["template"]
     assert not any(name.startswith("prometheus.io/") for name in template["metadata"].get("annotations", ()))
-    blocks = (ROOT / "docs/serve.md").read_text().split("```yaml\n")[1:]
+    blocks = (ROOT / "docs/guides/serving.md").read_text().split("```yaml\n")[1:]
     prometheus, monitor = (yaml.safe_load(block.partition("```")[0]) for block in blocks)
     (job,) = prometheus["scrape_configs"]
     (container,) = template["spec"]["containers"]

@@ -17,7 +17,7 @@ NGINX = shutil.which("nginx") or next(iter(Path("/usr/sbin").glob("nginx")), Non
 if NGINX is None or shutil.which("openssl") is None:
     pytest.skip("nginx and openssl are not installed (apt-get install nginx-light openssl)", allow_module_level=True)
 
-DOCS = (Path(__file__).parents[2] / "docs/serve.md").read_text()
+DOCS = (Path(__file__).parents[2] / "docs/guides/serving.md").read_text()
 (BLOCK,) = re.findall(r"```nginx\n(.*?)```", DOCS, re.DOTALL)
 NAME = "photos.example.org"
 

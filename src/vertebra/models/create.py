@@ -24,7 +24,7 @@ def create_model(
     in_channels: int = 3,
     **options: Any,
 ) -> ConvNet:
-    """Build a network by name. timm's names and arguments are understood (docs/timm.md).
+    """Build a network by name. timm's names and arguments are understood (docs/guides/timm.md).
 
     Args:
         name: as `list_models()` has it, for example "efficientnet_lite0"; or timm's for the same network
