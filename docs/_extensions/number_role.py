@@ -5,6 +5,7 @@ What stands in it is an expression, as Jinja2 has them:
     {n}`lab("vgg-parameters", "share of the parameters")`     a figure of the lab, with its unit
     {n}`vgg16.parameters`, {n}`M(vgg16.parameters)`           a count of a network, in full and as 138.4 M
     {n}`paper("vgg", "top-5 error")`                          what a paper states
+    {n}`G(device("h100").bandwidth)`                          a device that times are predicted for (anatomy/devices.toml)
     {n}`times(vgg16.macs / googlenet.macs)`                   a computed one
 
 `bench/results/*.json` have the figures of the lab and of the benchmarks, `docs/numbers/networks.json` the counts and
@@ -25,6 +26,8 @@ from jinja2.sandbox import SandboxedEnvironment
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxRole
 
+from vertebra.anatomy.roofline import find_device
+from vertebra.errors import UsageError
 from vertebra.lab.experiment import Figure
 from vertebra.lab.figure_text import number
 from vertebra.lab.result import Result
@@ -65,7 +68,7 @@ def environment() -> SandboxedEnvironment:
     """The names and functions of expressions."""
     jinja = SandboxedEnvironment(undefined=StrictUndefined)
     jinja.globals |= read(DOCS / "numbers" / "networks.json")["networks"]
-    jinja.globals |= {"lab": lab, "paper": paper, "bench": bench}
+    jinja.globals |= {"lab": lab, "paper": paper, "bench": bench, "device": device}
     jinja.globals |= {
         "k": lambda value: f"{value / 1e3:,.1f} k",
         "M": lambda value: f"{value / 1e6:,.1f} M",
@@ -102,6 +105,14 @@ def bench(name: str, *path: str | int) -> Any:
     for key in path:
         value = value[key] if isinstance(value, list) else look_up(value, str(key), f"key of {name}.json")
     return value
+
+
+def device(key: str) -> dict[str, Any]:
+    """A device's operations a second and bytes a second: `device("h100").matrix.float32`, `.vector`, `.bandwidth`."""
+    try:
+        return find_device(key).to_dict()
+    except UsageError as error:
+        raise LookupError(str(error)) from None
 
 
 @cache
