@@ -38,6 +38,7 @@ def counts(name: str) -> dict[str, Any]:
         "layers": len(weighted),
         "receptive_field": profile.receptive_field[0],
         "top1": top1(name),
+        "top1_of": {weights.name: published_top1(weights) for weights in vertebra.get_model_weights(name)},
         "stages": {
             stage.name: {"parameters": stage.parameters, "macs": stage.macs, "bytes": stage.bytes}
             for stage in profile.stages
@@ -69,8 +70,13 @@ def counts(name: str) -> dict[str, Any]:
 
 def top1(name: str) -> float | None:
     """Published ImageNet top-1 accuracy of the default weights, in percent."""
-    weights = vertebra.get_model_weights(name).DEFAULT
-    return weights.meta["_metrics"]["ImageNet-1K"]["acc@1"]
+    return published_top1(vertebra.get_model_weights(name).DEFAULT)
+
+
+def published_top1(weights: Any) -> float | None:
+    """ImageNet top-1 accuracy of these weights, in percent; None where none is published."""
+    found: float | None = weights.meta.get("_metrics", {}).get("ImageNet-1K", {}).get("acc@1")
+    return found
 
 
 def main() -> None:

@@ -68,7 +68,7 @@ def environment() -> SandboxedEnvironment:
     """The names and functions of expressions."""
     jinja = SandboxedEnvironment(undefined=StrictUndefined)
     jinja.globals |= read(DOCS / "numbers" / "networks.json")["networks"]
-    jinja.globals |= {"lab": lab, "paper": paper, "bench": bench, "device": device}
+    jinja.globals |= {"lab": lab, "paper": paper, "bench": bench, "row": row, "device": device}
     jinja.globals |= {
         "k": lambda value: f"{value / 1e3:,.1f} k",
         "M": lambda value: f"{value / 1e6:,.1f} M",
@@ -105,6 +105,18 @@ def bench(name: str, *path: str | int) -> Any:
     for key in path:
         value = value[key] if isinstance(value, list) else look_up(value, str(key), f"key of {name}.json")
     return value
+
+
+def row(table: list[dict[str, Any]], **keys: Any) -> dict[str, Any]:
+    """The row of a table of results with these values: `row(bench("gpu", "forward"), network="vgg16", batch=1)`.
+
+    Raises:
+        LookupError: not exactly one row has them.
+    """
+    found = [each for each in table if keys.items() <= each.items()]
+    if len(found) != 1:
+        raise LookupError(f"{len(found)} rows have {keys}; give values that one row has")
+    return found[0]
 
 
 def device(key: str) -> dict[str, Any]:
