@@ -10,6 +10,7 @@
 #   make hooks   have git run the linters before each commit
 #   make bench   the benchmarks; their figures go to bench/results/ (bench/mutation.py is run by hand: it takes hours)
 #   make web     build the pages of `vertebra serve` and `explore` from web/, which needs Node.js 20.19 or newer
+#   make figures draw the networks of docs/book/figures/, which needs Node.js too
 #
 # PYTHON names the interpreter that .venv is made with, WORKERS the number of test processes.
 
@@ -26,12 +27,12 @@ NEWER_PIP := $(PIP) --upgrade pip || true
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs docs-en docs-ja strings check test slow lint hooks programs bench web clean
+.PHONY: help demo docs docs-en docs-ja strings check test slow lint hooks programs bench web figures clean
 # A step that fails or is interrupted leaves no half-made target that the next call would take for done.
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '3,14s/^# *//p' Makefile
+	@sed -n '3,15s/^# *//p' Makefile
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = "%d.%d" % sys.version_info[:2]; sys.version_info >= (3, 11) or sys.exit("Vertebra needs Python 3.11 or newer and $(PYTHON) is " + v + ". Name another one: make $(MAKECMDGOALS) PYTHON=python3.12")'
@@ -125,6 +126,10 @@ bench: $(VENV)/.stamp-test
 
 web:
 	cd web && npm ci && npm run build
+
+figures: $(VENV)/.stamp-test
+	@[ -d web/node_modules ] || (cd web && npm ci)
+	$(BIN)/python docs/make_figures.py
 
 clean:
 	rm -rf $(VENV) web/node_modules build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov

@@ -64,4 +64,15 @@ const server = defineConfig({
   server: { proxy: { "/v1": "http://127.0.0.1:8000", "/healthz": "http://127.0.0.1:8000", "/docs": "http://127.0.0.1:8000" } },
 });
 
-export default defineConfig(({ mode }) => (mode === "explore" ? explore : server));
+/** The program that writes the figures of the documentation, for Node: `docs/make_figures.py` runs it. */
+const figures = defineConfig({
+  build: {
+    ssr: "src/explore/figure_program.ts",
+    outDir: "../build/figures",
+    emptyOutDir: true,
+    target: "node20",
+    copyPublicDir: false,
+  },
+});
+
+export default defineConfig(({ mode }) => (mode === "explore" ? explore : mode === "figures" ? figures : server));

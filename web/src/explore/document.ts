@@ -44,6 +44,9 @@ export interface Network {
   patches?: Patches;
 }
 
+/** What a part is coloured by. */
+export type Cost = "parameters" | "macs" | "bytes" | "ms";
+
 export type Level = "stage" | "block" | "layer" | "operation";
 
 /** What a part is called: the key of a text, its values, and how many of them follow each other ("3 × Bottleneck"). */

@@ -1,11 +1,12 @@
 /** The network as its paper draws it, from the photo to the classes: stages that unfold to blocks, layers, operations. */
 
 import { useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
-import { baseName, percent, short, whole } from "../format";
-import type { Network, Part, View } from "./document";
-import { BAND, type Box, type Drawing, layout, type Line } from "./figure_layout";
-import { type Cost, get, page, select, selectedIn, set, t, useChosen } from "./state";
-import { className, descriptionText, figureTexts, shapesText, shapeText, share, shareText } from "./words";
+import { baseName, percent, whole } from "../format";
+import type { Cost, Network, Part, View } from "./document";
+import { type Box, type Drawing, layout, type Line } from "./figure_layout";
+import { arrowOf, bandPath } from "./figure_lines";
+import { get, page, select, selectedIn, set, t, useChosen } from "./state";
+import { className, figureTexts, heatOf, highestShare, saidText, shareText, totalText } from "./words";
 
 const COSTS: Cost[] = ["parameters", "macs", "bytes", "ms"];
 
@@ -33,7 +34,7 @@ export function Figure({ network, views, label }: Props) {
   }, []);
   const drawing = useMemo(() => (width ? layout(network, unfolded, width) : null), [network, unfolded, width]);
   const most = useMemo(
-    () => (cost && drawing ? Math.max(0, ...drawing.boxes.filter((box) => !box.open).map((box) => share(box.part, network, cost))) : 0),
+    () => (cost && drawing ? highestShare(drawing.boxes, network, cost) : 0),
     [drawing, cost],
   );
   return (
@@ -109,16 +110,9 @@ function Legend({ cost, network, most }: { cost: Cost; network: Network; most: n
       <span class="number">0 %</span>
       <span class="legend-ramp" aria-hidden="true" />
       <span class="number">{percent(most)}</span>
-      <span class="soft small">{t("figure.legend", { total: total(cost, network[cost] ?? 0) })}</span>
+      <span class="soft small">{t("figure.legend", { total: totalText(network, cost) })}</span>
     </div>
   );
-}
-
-/** 25.6 M parameters, 4.09 G MACs, 120 MB, 41 ms. */
-function total(cost: Cost, value: number): string {
-  if (cost === "bytes") return t("total.bytes", { value: short(value) });
-  if (cost === "ms") return t("total.ms", { value: value.toFixed(value < 10 ? 1 : 0) });
-  return t(`total.${cost}`, { value: short(value) });
 }
 
 interface TreeProps {
@@ -220,15 +214,8 @@ function Item({ box, network, parent, cost, most, selected, focusable }: ItemPro
   const { part } = box;
   const isNarrow = box.width < 150;
   const [title, detail] = figureTexts(part, parent);
-  const said = [
-    part.name,
-    descriptionText(part),
-    t("figure.output", { shape: shapeText(part.shape) }),
-    cost ? t("figure.share", { share: shareText(part, network, cost), cost: t(`cost.${cost}`) }) : "",
-  ]
-    .filter(Boolean)
-    .join(t("label.separator"));
-  const heat = cost && most && !box.open ? Math.sqrt(share(part, network, cost) / most) : 0;
+  const said = saidText(part, network, cost);
+  const heat = cost && !box.open ? heatOf(part, network, cost, most) : 0;
   return (
     <div
       role="treeitem"
@@ -275,41 +262,17 @@ function Lines({ drawing }: { drawing: Drawing }) {
 }
 
 function Arrow({ line }: { line: Line }) {
-  const { points, shapes } = line;
-  const [x, y] = points.at(-1)!;
-  const [before] = points.at(-2)!;
-  const isSideways = before !== x;
-  const head = isSideways ? `M${x - 4},${y - 3.5}L${x},${y}L${x - 4},${y + 3.5}` : `M${x - 3.5},${y - 5}L${x},${y - 0.5}L${x + 3.5},${y - 5}`;
-  const isTight = line.room < 130;
-  const text = shapes.length ? shapesText(shapes, isTight) : "";
-  const room = text.length * (isTight ? 5.6 : 6.4) + 6;
-  // In a narrow column it is in the line's place.
-  const isBeside = room + 9 < line.room / 2;
+  const { line: path, tip, label } = arrowOf(line);
   return (
     <>
-      <path class={`line ${line.kind}`} d={`M${points.map((point) => point.join(",")).join("L")}`} />
-      <path class={`line ${line.kind} tip`} d={head} />
-      {text && isBeside && (
-        <text x={x + 9} y={y - 11}>
-          {text}
-        </text>
-      )}
-      {text && !isBeside && <rect x={x - room / 2} y={y - 28} width={room} height={18} />}
-      {text && !isBeside && (
-        <text x={x} y={y - 14} text-anchor="middle" class={isTight ? "tight" : ""}>
-          {text}
+      <path class={`line ${line.kind}`} d={path} />
+      <path class={`line ${line.kind} tip`} d={tip} />
+      {label?.ground && <rect {...label.ground} />}
+      {label && (
+        <text x={label.x} y={label.y} text-anchor={label.ground ? "middle" : "start"} class={label.isTight ? "tight" : ""}>
+          {label.text}
         </text>
       )}
     </>
   );
-}
-
-function bandPath({ x, steps, bottom }: Drawing["bands"][number]): string {
-  if (!steps.length) return "";
-  const right = (share: number): number => x + 2 + (BAND - 4) * share;
-  const outline = steps.map(({ y, share }, index) => {
-    const next = steps[index + 1]?.y ?? bottom;
-    return `L${right(share)},${y + 8}L${right(share)},${Math.max(next, y + 8)}`;
-  });
-  return `M${x},${steps[0]!.y - 4}${outline.join("")}L${x},${bottom}Z`;
 }

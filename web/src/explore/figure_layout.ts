@@ -27,7 +27,8 @@ export interface Line {
   /** Of what goes along it; several are of what is read together. */
   shapes: readonly (readonly number[])[];
   room: number;
-  kind: "next" | "shortcut";
+  /** From one part to the next; past others, from a band, to a band; out of a part that is unfolded, on which it goes on. */
+  kind: "next" | "shortcut" | "out";
 }
 
 /** All that was made so far in a dense block, going down at the right; `widths` are shares of the widest. */
@@ -111,17 +112,20 @@ class Placing {
         const bottom = this.place(part.children, inner);
         box.height = bottom + INNER - y;
         const end = mine.at(-1)!.x + each / 2;
-        lines.push({ points: [[end, bottom], [end, bottom + INNER]], shapes: [], room: 0, kind: "next" });
+        lines.push({ points: [[end, bottom], [end, bottom + INNER]], shapes: [], room: 0, kind: "out" });
       }
       lanes.set(node.column, y + box.height);
       floor = Math.max(floor, y + box.height);
       const inBand: number[][] = [];
       for (const read of node.reads) {
         if (read.track === null) {
-          // Between a wide box and one of several columns, the line stands over the column.
-          const source = read.from >= 0 && plan[read.from]!.columns > 1 ? mine[read.from]! : null;
-          const below = node.columns === 1 && source ? source.x + source.width / 2 : x + each / 2;
-          const above = source ? source.x + source.width / 2 : below;
+          const source = read.from >= 0 ? mine[read.from]! : null;
+          const isBranch = source && plan[read.from]!.columns > 1;
+          // Between a wide box and one of several columns, the line stands over the column; between two wide ones over
+          // the middle of the one that leaves room for what passes by.
+          const [own, other] = [x + each / 2, source ? source.x + source.width / 2 : x + each / 2];
+          const below = node.columns > 1 ? own : isBranch ? other : Math.min(own, other);
+          const above = isBranch ? other : below;
           const turn = y - GAP / 2;
           const shapes = read.from >= 0 || room.shape || read.shapes.length > 1 ? read.shapes : [];
           lines.push({
@@ -139,7 +143,7 @@ class Placing {
       }
       if (inBand.length) {
         const [at, turn, from] = [x + each * 0.8, y - GAP / 2, room.x + room.width - BAND];
-        lines.push({ points: [[from, turn], [at, turn], [at, y]], shapes: [], room: each, kind: "shortcut" });
+        lines.push({ points: [[from, turn], [at, turn], [at, y]], shapes: inBand, room: x + each - at, kind: "shortcut" });
       }
     });
     if (plan.some((node) => node.reads.some((read) => read.isInBand))) bands.push(this.band(plan, mine, room));
@@ -159,7 +163,7 @@ class Placing {
     let last = 0;
     for (const [from, source] of [...sources].sort(([a], [b]) => a - b)) {
       const box = boxes[from];
-      const y = box ? box.y + box.height + 8 : room.y + 4;
+      const y = box ? box.y + box.height + 8 : room.y + 7;
       if (box) {
         const at = box.x + box.width - 14;
         this.drawing.lines.push({ points: [[at, box.y + box.height], [at, y], [x, y]], shapes: [], room: 0, kind: "shortcut" });

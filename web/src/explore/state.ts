@@ -1,7 +1,8 @@
 /** What the page shows: the document, and what is chosen. */
 
 import { useEffect, useState } from "preact/hooks";
-import type { Document, Language, Network, Part, View } from "./document";
+import type { Cost, Document, Language, Network, Part, View } from "./document";
+import { hasText, provideTexts, t, type Texts } from "./texts";
 
 function json<T>(id: string, revive?: (key: string, value: unknown) => unknown): T {
   return JSON.parse(document.getElementById(id)!.textContent!, revive) as T;
@@ -13,9 +14,8 @@ const revive = (_: string, value: unknown) =>
   value !== null && typeof value === "object" && "$" in value ? shared[(value as { $: number }).$] : value;
 
 export const page = json<Document>("document", shared.length ? revive : undefined);
-export const texts = json<Record<Language, Record<string, string>>>("texts");
-
-export type Cost = "parameters" | "macs" | "bytes" | "ms";
+provideTexts(json<Texts>("texts"), () => state.language);
+export { hasText, t };
 
 /** A cell of a part's maps, or, with the part "photo", a pixel of the network's input. */
 export interface Cell {
@@ -117,15 +117,6 @@ export function select(id: string, channel: number | null = null): void {
   const changed = unfolded.size !== state.unfolded.size;
   set({ selected: id, channel, pointed: null, ...(changed ? { unfolded } : {}) });
 }
-
-/** A text of the page in the chosen language, with its values put in. */
-export function t(key: string, values: Record<string, string | number> = {}): string {
-  const text = texts[state.language][key] ?? texts.en[key] ?? key;
-  return text.replace(/\{(\w+)\}/g, (whole, name: string) => String(values[name] ?? whole));
-}
-
-/** Whether there is such a text. */
-export const hasText = (key: string): boolean => key in texts.en;
 
 /** What a panel is given. */
 export interface PanelProps {

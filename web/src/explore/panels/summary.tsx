@@ -1,10 +1,10 @@
 /** A part in figures: its shapes, and its share of the network's costs, as `vertebra inspect` has them. */
 
 import { percent, short, whole } from "../../format";
-import type { Formula, Network, Part } from "../document";
+import type { Cost, Formula, Network, Part } from "../document";
 import { Panel } from "../panel";
 import { significant } from "../numbers";
-import { type Cost, t, useChosen, type PanelProps } from "../state";
+import { t, useChosen, type PanelProps } from "../state";
 import { share, shapeText } from "../words";
 
 export function SummaryPanel({ part, network, view }: PanelProps) {
