@@ -115,6 +115,20 @@ def test_the_shares_are_those_of_the_network(figures):
     assert shown[shown.index("classifier") - 1] == f"{100 * head / total:.1f} %"
 
 
+def test_a_dense_layer_reads_from_the_band_what_its_convolution_has_beside_the_layer_before(figures):
+    import torch
+
+    with torch.device("meta"):
+        block = create_model("densenet121").features.denseblock1
+    labels = [word for word in words(figures["dense-block.svg"]) if re.fullmatch(r"64( \+ (\d×)?32)?", word)]
+    read = []
+    for label in labels:
+        products = [term.split("×") for term in label.split(" + ")]
+        read.append(sum(int(term[-1]) * (int(term[0]) if len(term) == 2 else 1) for term in products))
+    expected = [layer.conv1.in_channels - 32 for layer in list(block.values())[1:]]
+    assert read == [*expected, expected[-1] + 32], "the layers after the first, and the concatenation"
+
+
 # --- a block by itself ----------------------------------------------------------------------------------------------
 
 

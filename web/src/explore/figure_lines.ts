@@ -44,7 +44,7 @@ function shapeLabel(shapes: Line["shapes"], x: number, y: number, room: number):
 
 /** The channels that come in from a band, below the line; without room, none. */
 function bandLabel(shapes: Line["shapes"], x: number, y: number, room: number): ArrowLabel | null {
-  const text = channelsText(shapes);
+  const text = channelsText(shapes, 2);
   return text.length * 5.8 + 8 < room ? { text, x: x + 8, y: y - 4, isTight: true, ground: null } : null;
 }
 

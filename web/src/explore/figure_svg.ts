@@ -179,7 +179,7 @@ class Drawn {
   private texts(part: Part): [Piece[], string] {
     const [title, detail] = figureTexts(part, part.parent ? this.parts.get(part.parent) : undefined);
     const inner = part.children.map((id) => this.parts.get(id)!);
-    const sum = part.role === "concatenation" ? `${channelsText(part.read_shapes)} = ${part.shape[0]}` : "";
+    const sum = part.role === "concatenation" ? `${channelsText(part.read_shapes, 3)} = ${part.shape[0]}` : "";
     const names = signOf(part) ? sum : detail;
     if (!this.panel.operations || part.level !== "layer" || part.role === "gate" || !inner.length) return [[{ text: title, isBold: true }], names];
     const pieces = inner.flatMap((each, index): Piece[] => {

@@ -20,12 +20,12 @@ export function shapesText(shapes: readonly (readonly number[])[], isTight = fal
   return [...space, `(${shown.join(" + ")})`].join(isTight ? "×" : " × ");
 }
 
-/** The channels of several that are read together: 64 + 32 + 32, then 64 + 3×32. */
-export function channelsText(shapes: readonly (readonly number[])[]): string {
+/** The channels of several that are read together, the last as one product where they are equal and at least `many`: 64 + 3×32. */
+export function channelsText(shapes: readonly (readonly number[])[], many: number): string {
   const channels = shapes.map((shape) => shape[0]!);
   let equal = 1;
   while (equal < channels.length && channels.at(-1 - equal) === channels.at(-1)) equal += 1;
-  const shown = equal > 2 ? [...channels.slice(0, -equal), `${equal}×${channels.at(-1)}`] : channels;
+  const shown = equal >= many ? [...channels.slice(0, -equal), `${equal}×${channels.at(-1)}`] : channels;
   return shown.join(" + ");
 }
 
