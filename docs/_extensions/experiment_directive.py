@@ -67,9 +67,9 @@ class Experiment(SphinxDirective):
         title += nodes.literal("", f"vertebra lab run {result.name}")
         box += title
         box += said(*stated(result.claim, t, language))
-        box += said(
-            words["verdict"], f"{t(result.verdict)}{'。' if language == 'ja' else ': '}{t(result.reason)}", "verdict"
-        )
+        measured = said(words["verdict"], t(result.reason))
+        measured[1:1] = [nodes.Text(" "), nodes.inline("", t(result.verdict), classes=["verdict"])]
+        box += measured
         box += self.table(result, shown, t, words)
         box += said(words["rule"], t(result.claim.rule), "rule")
         if "no-picture" not in self.options:

@@ -5,7 +5,7 @@ What stands in it is an expression, as Jinja2 has them:
     {n}`lab("vgg-parameters", "share of the parameters")`     a figure of the lab, with its unit
     {n}`vgg16.parameters`, {n}`M(vgg16.parameters)`           a count of a network, in full and as 138.4 M
     {n}`paper("vgg", "top-5 error")`                          what a paper states
-    {n}`G(device("h100").bandwidth)`                          a device that times are predicted for (anatomy/devices.toml)
+    {n}`G(device("h100").bandwidth)`                          a device that times are predicted for (devices.toml)
     {n}`times(vgg16.macs / googlenet.macs)`                   a computed one
 
 `bench/results/*.json` have the figures of the lab and of the benchmarks, `docs/numbers/networks.json` the counts and
