@@ -9,7 +9,7 @@ import type { Cost, Language, Network, Part } from "./document";
 import { type Box, type Drawing, layout } from "./figure_layout";
 import { arrowOf, bandPath } from "./figure_lines";
 import { t } from "./texts";
-import { channelsText, figureTexts, heatOf, highestShare, kindText, saidText, shareText, signOf, totalText } from "./words";
+import { channelsText, figureTexts, heatOf, highestShare, kindText, roleText, saidText, shareText, signOf, totalText } from "./words";
 
 /** A network, or one part of it as a network, as it is drawn. */
 export interface Panel {
@@ -166,7 +166,7 @@ class Drawn {
     }
     const room = cost ? width - 3 * PAD - widthOf(percentage, 13) : width - 10;
     const at = cost ? x + PAD : x + width / 2;
-    const look: Look = cost ? {} : { anchor: "middle" };
+    const look: Look = cost ? { isPlain: true } : { anchor: "middle" };
     if (part.level === "operation") boxed.push(label(at, y + 21, room, [...title, { text: detail }], 13, look));
     else {
       boxed.push(label(at, y + (detail ? 18 : head / 2 + 5), room, title, 13.5, look));
@@ -184,7 +184,8 @@ class Drawn {
     if (!this.panel.operations || part.level !== "layer" || part.role === "gate" || !inner.length) return [[{ text: title, isBold: true }], names];
     const pieces = inner.flatMap((each, index): Piece[] => {
       const isMain = each.rows.includes(part.main);
-      return [...(index ? [{ text: "→" }] : []), { text: isMain ? title : kindText(each), isBold: isMain }];
+      const kind = each.role === "view" ? roleText(each) : kindText(each); // "view" is no word of a figure
+      return [...(index ? [{ text: "→" }] : []), { text: isMain ? title : kind, isBold: isMain }];
     });
     return [pieces, names];
   }
@@ -215,10 +216,12 @@ interface Piece {
 interface Look {
   anchor?: "middle" | "end";
   class?: string;
+  /** Whether what is not bold is as dark as what is: on a colour. */
+  isPlain?: boolean;
 }
 
 /** Pieces beside each other, in letters of this size or of a smaller one for which there is room. */
-function label(x: number, y: number, room: number, pieces: readonly Piece[], size: number, { anchor, class: name }: Look = {}): string {
+function label(x: number, y: number, room: number, pieces: readonly Piece[], size: number, { anchor, class: name, isPlain }: Look = {}): string {
   const written = pieces.filter(({ text }) => text);
   const needed = written.reduce((sum, { text, isBold }) => sum + widthOf(text, size, isBold), 0) + SPACE * (written.length - 1);
   const found = Math.min(size, (size * room) / needed);
@@ -227,7 +230,7 @@ function label(x: number, y: number, room: number, pieces: readonly Piece[], siz
   const attributes = { x: round(x), y: round(y), "font-size": round(found), ...(anchor ? { "text-anchor": anchor } : {}), ...(name ? { class: name } : {}) };
   const [first] = written;
   if (written.length === 1) return element("text", { ...attributes, ...(first!.isBold ? { "font-weight": 600 } : {}) }, escape(whole));
-  const spans = written.map(({ text, isBold }, index) => element("tspan", { ...(index ? { dx: SPACE } : {}), ...(isBold ? { "font-weight": 600 } : { class: "soft" }) }, escape(text)));
+  const spans = written.map(({ text, isBold }, index) => element("tspan", { ...(index ? { dx: SPACE } : {}), ...(isBold ? { "font-weight": 600 } : isPlain ? {} : { class: "soft" }) }, escape(text)));
   return element("text", attributes, ...spans);
 }
 
