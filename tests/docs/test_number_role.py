@@ -23,6 +23,9 @@ def role(docs_module):
         ('lab("vgg-parameters", "share of the parameters")', "89.4 %"),
         ('digits(lab("vgg-parameters", "share of the parameters").value, 2)', "89.36"),
         ('bench("lab", "results", "vgg-parameters", "verdict")', "holds in part"),
+        ('row(bench("gpu", "forward"), network="vgg16", batch=1, dtype="float32").batch', "1"),
+        ('digits(device("h100").matrix.float32 / 1e12)', "494.7"),
+        ("digits(resnet50.top1_of.IMAGENET1K_V1, 2)", "76.13"),
         ("1 + 1", "2"),
     ],
 )
@@ -37,6 +40,8 @@ def test_expressions(role, expression, text):
         ('lab("vgg-parameters", "share of parameters")', "share of the parameters"),
         ('paper("nobody", "top-5 error")', "nobody.json"),
         ('bench("lab", "result")', "results"),
+        ('row(bench("gpu", "forward"), network="vgg16").bound', "4 rows"),
+        ('device("h10").bandwidth', "h100"),
         ("vgg61.parameters", "vgg61"),
         ("vgg16.parameter", "parameter"),
         ("1 +", "unexpected|expected"),
