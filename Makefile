@@ -130,6 +130,7 @@ web:
 figures: $(VENV)/.stamp-test
 	@[ -d web/node_modules ] || (cd web && npm ci)
 	$(BIN)/python docs/make_figures.py
+	$(BIN)/python docs/make_rooflines.py
 
 clean:
 	rm -rf $(VENV) web/node_modules build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
