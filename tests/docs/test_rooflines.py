@@ -28,4 +28,3 @@ def test_both_devices_have_their_ridge_where_their_figures_say(docs_module):
         make.draw_rooflines(canvas, language, {"vgg16": 200.0})
         ridges = [line.get_xdata()[0] for line in canvas.axes[0].lines if line.get_marker() == "o"]
         assert ridges == pytest.approx([355 / 76.8, 494.7 / 3.35])
-
