@@ -55,8 +55,8 @@ def small(name: str) -> ConvNet:
 
 @pytest.fixture(scope="module")
 def narrow(tiny_network: Callable[..., ConvNet]) -> ConvNet:
-    """ResNet-18 of a quarter of its width: rounding a layer together takes the cube of its inputs."""
-    return settled(tiny_network("resnet", num_classes=7, widths=(16, 32, 64, 128), depth=2))
+    """ResNet-18, narrow: rounding a layer together takes the cube of its inputs."""
+    return settled(tiny_network("resnet", num_classes=7, widths=(16, 24, 32, 48), depth=2))
 
 
 def squeezing() -> ConvNet:
@@ -278,7 +278,7 @@ def test_the_file_says_what_it_is(int8_file: ExportReport) -> None:
     assert 0 <= low <= found["agreement"] <= high <= 100 and high - low > 20  # ten photos tell little
     report = int8_file.int8
     assert report is not None and (report.calibrated_on, report.chosen_on) == (20, 10)
-    assert report.int8_bytes < 0.27 * report.float_bytes
+    assert report.int8_bytes < 0.33 * report.float_bytes  # a quarter, and of so small a file the nodes and scales
     assert report.ship == "int8" and report.kept_float == ()
 
 
@@ -305,7 +305,7 @@ def test_a_layer_that_hurts_is_put_back(
 
     def one_ruined(weight: np.ndarray, scale: np.ndarray, moment: np.ndarray) -> np.ndarray:
         rounded = rounding(weight, scale, moment)
-        return rounded * 0 if weight.shape == (64, 32, 3, 3) else rounded  # layer3.0.conv1
+        return rounded * 0 if weight.shape == (32, 24, 3, 3) else rounded  # layer3.0.conv1
 
     monkeypatch.setattr(int8_plan, "best_levels", one_ruined)
     report = write(tmp_path / "m.onnx", narrow, max_drop=2).int8

@@ -63,7 +63,7 @@ def small_size(name: str) -> int:
 # --- shapes -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DEEP)
 def test_stages_tell_what_they_return(name: str) -> None:
     model = shared(name)
     size = 256
@@ -155,7 +155,7 @@ def test_a_hook_on_a_stage_sees_its_output(name: str, network: Callable[[str], C
     assert all(torch.equal(seen[stage.name], output) for stage, output in zip(model.stages, outputs, strict=True))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DEEP)
 def test_smallest_size(name: str) -> None:
     model = shared(name)
     smallest = model.min_size
@@ -263,7 +263,7 @@ def test_compile_without_a_graph_break(name: str) -> None:
 
 
 # Their blocks are recorded within efficientnet_b0 and resnet18, but for the fused and the grouped convolution.
-ALIKE = ("resnext50_32x4d", "efficientnet_v2_s")
+ALIKE = ("resnext50_32x4d", "efficientnet_v2_s", "efficientnet_lite0")
 
 
 @pytest.mark.no_cover  # tracing torch's compiler takes twice as long

@@ -142,9 +142,10 @@ def test_a_damaged_note_is_measured_again(tiny_model, timed, content):
     assert calls == [16, 16]
 
 
-@pytest.mark.parametrize("decoding", [False, True])
-def test_a_real_measurement(tiny_model, monkeypatch, decoding):
+@pytest.mark.parametrize(("decoding", "rounds"), [(False, 2), (True, 1)])
+def test_a_real_measurement(tiny_model, monkeypatch, decoding, rounds):
     monkeypatch.setattr(module, "_SECONDS", 0.05)
+    monkeypatch.setattr(module, "_ROUNDS", rounds)
     said = []
     found = measure(tiny_model, [Plan(), Plan(lanes=2, micro_batch=2)], 4, said.append, decoding=decoding)
     assert [entry.plan.lanes for entry in found] == [1, 2]
