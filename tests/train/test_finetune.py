@@ -217,10 +217,10 @@ def test_ctrl_c_before_the_first_step(start, more_shapes, small_weights, tmp_pat
 # --- what goes wrong, in this process ---------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def stopped(more_shapes, small_weights, tmp_path, monkeypatch):
-    """A run that was stopped after four steps."""
-    folder = tmp_path / "stopped"
+@pytest.fixture(scope="module")
+def stopped_once(more_shapes, small_weights, tmp_path_factory):
+    """A run that was stopped after four steps; not to be changed."""
+    folder = tmp_path_factory.mktemp("once") / "stopped"
     asked = []
 
     def stop_at(what, done, total):
@@ -232,6 +232,12 @@ def stopped(more_shapes, small_weights, tmp_path, monkeypatch):
         vertebra.train(more_shapes, folder, progress=stop_at, weights=str(small_weights), **OPTIONS)
     assert caught.value.exit_code == 130
     return folder
+
+
+@pytest.fixture
+def stopped(stopped_once, tmp_path):
+    """A copy of it, to go on with."""
+    return shutil.copytree(stopped_once, tmp_path / "stopped")
 
 
 def test_a_loss_that_is_no_number(stopped):
@@ -399,7 +405,7 @@ def test_everything_at_once(more_shapes, small_weights, tmp_path):
 def test_a_time_budget_ends_it(more_shapes, small_weights, tmp_path):
     begun = time.monotonic()
     found = vertebra.train(
-        more_shapes, tmp_path / "run", weights=str(small_weights), **OPTIONS | {"epochs": 50_000, "time_budget": "3s"}
+        more_shapes, tmp_path / "run", weights=str(small_weights), **OPTIONS | {"epochs": 50_000, "time_budget": "1s"}
     )
     assert found.metrics["epochs"] < 40_000
     assert time.monotonic() - begun < 200  # 50,000 epochs take hours

@@ -165,10 +165,10 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def command(tiny_command):
-    """`vertebra train` on a folder, as torchrun starts it: `command(folder, …, processes=2)`."""
+    """`vertebra train` on a folder: `command(folder, …, processes=2)`, by torchrun unless they are to be forked."""
 
-    def start(folder, *flags, processes, resumed=False):
-        return together(tiny_command, "train", "--resume" if resumed else "--out", folder, *flags, processes=processes)
+    def start(folder, *flags, processes, resumed=False, by=together):
+        return by(tiny_command, "train", "--resume" if resumed else "--out", folder, *flags, processes=processes)
 
     return start
 
@@ -212,7 +212,8 @@ def test_killed_and_resumed_by_another_number_of_processes(resumed, command, sha
     """
     options = {"freeze": 5, "epochs": 8, "lr": 0.02}
     folder = tmp_path / "run"
-    process = command(folder, *flags_of(shapes, small_weights, **options), processes=2)
+    by = forked if resumed == 1 else together  # torchrun ends the other process, forked it finds its neighbour gone
+    process = command(folder, *flags_of(shapes, small_weights, **options), processes=2, by=by)
     children = after_a_checkpoint(process, folder)
     assert len(children) == 2
     os.kill(children[1], signal.SIGKILL)
