@@ -27,6 +27,7 @@ from tables import table
 from vertebra.lab.experiment import Claim
 from vertebra.lab.figure_text import agrees, number
 from vertebra.lab.result import Result
+from vertebra.lab.statement import figure_text
 from vertebra.lab.translation import Translation
 
 WORDS = {
@@ -84,8 +85,8 @@ class Experiment(SphinxDirective):
             if expected is not None:
                 figure = result.figures[name]
                 word = "agrees" if agrees(figure.value, expected.value, expected.tolerance) else "differs"
-                told = f"{number(expected.value, figure.unit)} ({t(expected.source)}): {t(word)}"
-            rows.append([t(name), in_words(result.figures[name].text(), t), told])
+                told = f"{number(expected.value, t(figure.unit))} ({t(expected.source)}): {t(word)}"
+            rows.append([t(name), figure_text(result.figures[name], t), told])
         return table(rows if any(row[2] for row in rows[1:]) else [row[:2] for row in rows], "experiment-figures")
 
     def picture(self, result: Result, language: str, t: Translation) -> nodes.Node:
@@ -111,11 +112,6 @@ def said(label: str, text: str, kind: str = "claim") -> nodes.Node:
     paragraph += nodes.strong("", label)
     paragraph += nodes.inline("", f" {text}")
     return paragraph
-
-
-def in_words(text: str, t: Translation) -> str:
-    """An interval reads "88.1 to 90.2 %"."""
-    return text.replace(" to ", "〜") if t.language == "ja" else text
 
 
 def again(result: Result) -> None:

@@ -31,6 +31,7 @@ from vertebra.errors import UsageError
 from vertebra.lab.experiment import Figure
 from vertebra.lab.figure_text import number
 from vertebra.lab.result import Result
+from vertebra.lab.translation import Translation
 
 DOCS = Path(__file__).parents[1]
 RESULTS = DOCS.parent / "bench" / "results"
@@ -41,15 +42,15 @@ class Number(SphinxRole):
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         try:
-            text = evaluate(self.text)
+            text = evaluate(self.text, self.config.language)
         except (TemplateError, LookupError, TypeError, ValueError, ArithmeticError) as error:
             message = self.inliner.reporter.error(f"{{n}}`{self.text}`: {error}", line=self.lineno)
             return [nodes.problematic(self.rawtext, self.rawtext)], [message]
         return [nodes.inline(self.rawtext, text, classes=["number"])], []
 
 
-def evaluate(expression: str) -> str:
-    """The text of an expression's value: `"89.4 %"`.
+def evaluate(expression: str, language: str = "en") -> str:
+    """The text of an expression's value, with its unit in this language: `"89.4 %"`.
 
     Raises:
         LookupError: there is no such figure, count or statement; nearest names are in the message.
@@ -59,7 +60,7 @@ def evaluate(expression: str) -> str:
     if isinstance(value, StrictUndefined):
         str(value)  # raises, naming it
     if isinstance(value, Figure):
-        return number(value.value, value.unit)
+        return number(value.value, Translation(language)(value.unit))
     return value if isinstance(value, str) else number(value)
 
 

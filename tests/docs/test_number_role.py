@@ -33,6 +33,11 @@ def test_expressions(role, expression, text):
     assert role.evaluate(expression) == text
 
 
+def test_units_are_in_the_language_of_the_build(role):
+    expression = 'lab("vgg-parameters", "kept for backward")'
+    assert role.evaluate(expression) == "73.4 MB an image" and role.evaluate(expression, "ja") == "73.4 MB/枚"
+
+
 @pytest.mark.parametrize(
     ("expression", "near"),
     [
