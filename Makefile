@@ -94,6 +94,7 @@ check: lint
 	$(BIN)/python tests/affected.py
 
 test: lint programs $(VENV)/.stamp-bytecode
+	@$(MAKE) --no-print-directory docs  # when all is installed: two of pip would be in each other's way
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal --cov
 
 slow: $(VENV)/.stamp-test programs

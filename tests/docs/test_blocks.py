@@ -36,7 +36,7 @@ from vertebra.cli import _app
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"
-TOP = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TOP = [ROOT / "README.md", ROOT / "README.ja.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [*TOP, *(page for folder in ("book", "guides") for page in sorted((ROOT / "docs" / folder).glob("*.md")))]
 PORT = "8000"  # in the pages; here a free one takes its place
 BIN = Path(sys.executable).parent
@@ -506,4 +506,4 @@ def test_the_readme_is_short_and_leads_to_every_page():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(readme.splitlines()) <= 250
     for page in TOP[1:]:
-        assert f"(docs/{page.name})" in readme
+        assert f"({page.relative_to(ROOT)})" in readme
