@@ -22,20 +22,25 @@ PACKAGES = ("torch", "numpy", "scikit-learn")
 
 def measure(n: int) -> Path:
     start = time.perf_counter()
+    results = measure_on("cpu", n)
+    return _common.write("lab", PACKAGES, {"seconds": round(time.perf_counter() - start, 1), "results": results})
+
+
+def measure_on(device: str, n: int) -> dict[str, Any]:
+    """Each experiment's result on that device, by name; what a reader of the claims needs."""
     results = {}
     for entry in entries():
         seeds = n if n and entry.load().CLAIM.seeds else None
         data = DATA if entry.name in ON_PHOTOS and DATA.is_dir() else None
         with progress_bar(entry.name) as progress:
-            result = run(entry.name, data=data, seeds=seeds, progress=progress)
+            result = run(entry.name, data=data, device=device, seeds=seeds, progress=progress)
         print(f"{result.number} {result.name}: {result.verdict} ({result.seconds:.0f} s)", flush=True)
-        # What a reader of the claims needs; where the user's folder lies is nobody's business.
         results[result.name] = portable(result.to_dict(), data)
-    return _common.write("lab", PACKAGES, {"seconds": round(time.perf_counter() - start, 1), "results": results})
+    return results
 
 
 def portable(values: dict[str, Any], data: Path | None) -> dict[str, Any]:
-    """The result without the place of the data, only its name."""
+    """The result with the name of the data in place of its path, which is nobody's business."""
     settings = values["settings"]
     if settings["data"] is not None and data is not None:
         settings = {**settings, "data": data.name}

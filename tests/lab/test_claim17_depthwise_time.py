@@ -105,9 +105,12 @@ class Event:
 def test_times_on_a_gpu_are_summed_over_all_calls_of_a_module(monkeypatch):
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    passes = []
+    monkeypatch.setattr(torch.cuda, "_sleep", passes.append, raising=False)
     relu = nn.ReLU()
     network = nn.Sequential(nn.Conv2d(3, 3, 3, stride=32, groups=3), relu, nn.Conv2d(3, 4, 1), relu).train()
     rows = {row.index: row for row in inspect(network, 224).rows}
     times = time_shares._times_on_gpu(network, rows, "cpu")
     assert sorted(times.values()) == [1, 1, 2]
+    assert len(passes) == 4  # the GPU is busy before each, those that warm it up included
     assert network.training and not network[0]._forward_hooks

@@ -11,7 +11,8 @@ import itertools
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -99,7 +100,7 @@ def time_interleaved(
         rounds: how many; at least 6, without which a ratio has no interval.
         seconds: instead of `rounds`, how long to go on, with at least 6 rounds.
         warmup: rounds before, which do not count.
-        device: where the functions compute; on CUDA each waits until it has finished.
+        device: where the functions compute; on CUDA each waits until it has finished, with `fastest_convolutions`.
         seed: of the order.
 
     Raises:
@@ -121,19 +122,31 @@ def time_interleaved(
     gc.collect()
     gc.disable()
     try:
-        for _ in range(warmup):
-            for arm in arms.values():
-                _time(arm, where)
-        end = None if seconds is None else time.perf_counter() + seconds
-        for done in itertools.count():
-            if done == rounds or (end is not None and done >= MIN_ROUNDS and time.perf_counter() >= end):
-                break
-            for name in shuffled.sample(list(arms), len(arms)):
-                times[name].append(_time(arms[name], where))
+        with fastest_convolutions(where):
+            for _ in range(warmup):
+                for arm in arms.values():
+                    _time(arm, where)
+            end = None if seconds is None else time.perf_counter() + seconds
+            for done in itertools.count():
+                if done == rounds or (end is not None and done >= MIN_ROUNDS and time.perf_counter() >= end):
+                    break
+                for name in shuffled.sample(list(arms), len(arms)):
+                    times[name].append(_time(arms[name], where))
     finally:
         if was_collecting:
             gc.enable()
     return Timings({arm: tuple(found) for arm, found in times.items()}, str(where), torch.get_num_threads())
+
+
+@contextmanager
+def fastest_convolutions(device: torch.device) -> Iterator[None]:
+    """On CUDA cuDNN tries its algorithms at the first call with a shape, and stays with the fastest."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or device.type == "cuda"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _time(call: Callable[[], object], device: torch.device) -> float:

@@ -15,11 +15,10 @@ from vertebra.errors import UsageError
 from .charts import COLORS, device_axis
 from .device_bounds import devices_by_flops_per_byte, flops_per_byte, is_gpu, machine_profile, memory_bound_share
 from .experiment import Figure, Measured, Setup
-from .forward_timing import time_forward
+from .forward_timing import time_forward, timed_batch
 from .user_networks import check_runs, image_shape
 
 BATCH = 16  # images that are counted
-TIMED = {"cpu": 1, "cuda": 16}  # and timed
 
 
 def count_network(name: str, network: nn.Module) -> Anatomy:
@@ -61,7 +60,7 @@ def times_per_mac(
     setup: Setup, networks: Mapping[str, nn.Module], counted: Mapping[str, Anatomy], size: int, seconds: float
 ) -> dict[str, Figure]:
     """Time per MAC of the first of two networks over the second's on this machine, measured in turns and predicted."""
-    (first, second), batch = networks, TIMED[setup.device]
+    (first, second), batch = networks, timed_batch(setup.device, 1)
     macs = counted[second].macs / counted[first].macs
     setup.progress(f"{first} and {second} in turns")
     arms = {name: network.to(memory_format=torch.channels_last) for name, network in networks.items()}

@@ -15,7 +15,7 @@ from vertebra.models import ConvNet
 
 from .charts import grouped_bars
 from .experiment import Figure, Judgement, Measured, Setup, Verdict
-from .forward_timing import ratio_figure, time_training_steps
+from .forward_timing import ratio_figure, time_training_steps, timed_batch
 from .user_networks import random_images
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ def measure_kept(setup: Setup, network: nn.Module) -> Measured:
     if len(arms) > 1:
         figures[RATIO] = Figure(totals[CHECKPOINTED] / totals[PLAIN], "×")
         if not setup.quick:
-            timings = time_training_steps(setup, arms, images.shape, rounds=8)
+            shape = (timed_batch(setup.device, _BATCH), *images.shape[1:])
+            timings = time_training_steps(setup, arms, shape, rounds=8)
             figures[STEP] = ratio_figure(timings, CHECKPOINTED, PLAIN)
     return Measured(figures, {"kept": {arm: _megabytes(stages) for arm, stages in kept.items()}})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -14,9 +15,10 @@ from vertebra.anatomy.measurement import EXECUTORS
 from vertebra.errors import UsageError
 from vertebra.graph.cost import Kind
 from vertebra.graph.rows import Row
-from vertebra.introspect import preserved
+from vertebra.introspect.interleaved_timing import fastest_convolutions
 
 from .experiment import Setup
+from .forward_timing import GPU_BATCH
 from .user_networks import image_shape, random_images
 
 DEPTHWISE, POINTWISE, OTHER_CONVOLUTIONS = "depthwise convolutions", "1×1 convolutions", "other convolutions"
@@ -31,6 +33,7 @@ _KINDS = {
     Kind.ELEMENTWISE: ELEMENTWISE,
 }
 Shares = dict[str, float]  # by part, in %
+_SLEEP = 200_000_000  # clock cycles, a tenth of a second
 
 
 def shares_of(values: Iterable[tuple[Row, float]]) -> Shares:
@@ -79,7 +82,12 @@ def measured_shares(network: nn.Module, setup: Setup, rounds: int, seconds: floa
 
 
 def _times_on_gpu(network: nn.Module, rows: Mapping[int, Row], device: str, warmup: int = 3) -> dict[int, float]:
-    """Milliseconds of each module that is one operation, over all its calls, by events; with a batch of 32."""
+    """Milliseconds of each module that is one operation, over all its calls, by events; in channels-last.
+
+    A sleep goes before the pass, so that the GPU is behind with its work: events in a GPU that waits for the next
+    kernel time Python's launches.
+    """
+    network = copy.deepcopy(network).eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     leaves = {path: module for path, module in network.named_modules() if not any(module.children())}
     own = {row.module: index for index, row in rows.items() if row.module in leaves and row.kind is not Kind.VIEW}
     calls: list[tuple[str, Any, Any]] = []
@@ -92,14 +100,14 @@ def _times_on_gpu(network: nn.Module, rows: Mapping[int, Row], device: str, warm
     def end(*_: Any) -> None:
         calls[-1][2].record()
 
-    with preserved(network) as handles, torch.inference_mode():
-        network.to(device).eval()
-        images = random_images(network, 32)
-        for path in own:
-            handles.append(leaves[path].register_forward_pre_hook(partial(record, path)))
-            handles.append(leaves[path].register_forward_hook(end))
+    for path in own:
+        leaves[path].register_forward_pre_hook(partial(record, path))
+        leaves[path].register_forward_hook(end)
+    images = random_images(network, GPU_BATCH).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode(), fastest_convolutions(torch.device(device)):
         for _ in range(warmup + 1):
             calls.clear()
+            torch.cuda._sleep(_SLEEP)  # type: ignore[no-untyped-call]
             network(images)
         torch.cuda.synchronize()
     times = dict.fromkeys(own.values(), 0.0)

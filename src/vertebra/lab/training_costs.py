@@ -13,7 +13,7 @@ from vertebra.introspect import Timings, count_saved_bytes, preserved
 
 from .cost_shares import NOT_RUN, parameters_not_run
 from .experiment import Figure, Setup
-from .forward_timing import ratio_figure, time_forward, time_training_steps
+from .forward_timing import ratio_figure, time_forward, time_training_steps, timed_batch
 from .user_networks import image_size, random_images
 
 PARAMETERS, MACS, KEPT = "parameters", "MACs", "kept for backward"
@@ -56,7 +56,7 @@ def costs_more(ratio: Figure) -> bool:
 
 
 def measure_costs(setup: Setup, networks: Mapping[str, nn.Module], size: int | None = None) -> Costs:
-    """Count for one image, and unless the run is quick time all networks in turns, on batches of two.
+    """Count for one image, and unless the run is quick time all networks in turns, on batches of two (more on a GPU).
 
     Args:
         setup: how.
@@ -69,7 +69,7 @@ def measure_costs(setup: Setup, networks: Mapping[str, nn.Module], size: int | N
         setup.progress("counting", done, len(networks))
         side = image_size(network) if size is None else size
         images = random_images(network, _BATCH, side)
-        shapes[name] = tuple(images.shape)
+        shapes[name] = (timed_batch(setup.device, _BATCH), *images.shape[1:])
         found = inspect(network, images.shape[1:])
         with preserved(network):
             saved = count_saved_bytes(network.train(), images)

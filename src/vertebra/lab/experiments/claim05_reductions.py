@@ -14,7 +14,7 @@ from vertebra.lab.charts import grouped_bars, network_bars
 from vertebra.lab.convolution_chains import convolution_chains, macs_without_reductions
 from vertebra.lab.each_network import judge_each, measure_each
 from vertebra.lab.experiment import Claim, Expected, Figure, Judgement, Kind, Measured, Setup, Verdict
-from vertebra.lab.forward_timing import ratio_figure, time_forward
+from vertebra.lab.forward_timing import ratio_figure, time_forward, timed_batch
 from vertebra.lab.user_networks import inspect_own
 from vertebra.models.googlenet import Inception
 from vertebra.models.layers import Layer
@@ -71,9 +71,12 @@ def measure(setup: Setup, inception: Layer = Inception, unreduced: Layer = Unred
         figures |= {f"MACs{arm}": Figure(found.macs), f"parameters{arm}": Figure(found.parameters)}
     if not setup.quick:
         timed = {arm: googlenet_with(arms[arm], init_weights=False) for arm in ("", " without 1×1")}
-        timings = time_forward(setup, timed, (4, 3, 224, 224), seconds=10)
+        batch = timed_batch(setup.device, 4)
+        timings = time_forward(setup, timed, (batch, 3, 224, 224), seconds=10)
         figures[TIME] = ratio_figure(timings, " without 1×1", "")
-        figures |= {f"time of 4 images{arm}": Figure(timings.median_ms(arm), "ms", timings.rounds) for arm in timed}
+        figures |= {
+            f"time of {batch} images{arm}": Figure(timings.median_ms(arm), "ms", timings.rounds) for arm in timed
+        }
     return Measured(figures)
 
 

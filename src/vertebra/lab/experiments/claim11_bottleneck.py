@@ -14,7 +14,7 @@ from vertebra.lab.charts import grouped_bars, network_bars
 from vertebra.lab.convolution_chains import convolution_chains, macs_with_plain_blocks
 from vertebra.lab.each_network import judge_each, measure_each
 from vertebra.lab.experiment import Claim, Expected, Figure, Judgement, Kind, Measured, Setup, Verdict
-from vertebra.lab.forward_timing import ratio_figure, time_forward
+from vertebra.lab.forward_timing import ratio_figure, time_forward, timed_batch
 from vertebra.lab.user_networks import inspect_own
 from vertebra.models import resnet50
 from vertebra.models.layers import Layer
@@ -70,7 +70,8 @@ def measure(setup: Setup, bottleneck: Layer = Bottleneck) -> Measured:
         "ResNet-50 with plain blocks: MACs": Figure(plain.macs),
     }
     if not setup.quick:
-        shapes = {name: (8, 64 if name == NARROW else 256, 28, 28) for name in blocks}
+        batch = timed_batch(setup.device, 8)
+        shapes = {name: (batch, 64 if name == NARROW else 256, 28, 28) for name in blocks}
         timings = time_forward(setup, blocks, shapes, seconds=8)
         figures |= {t: ratio_figure(timings, arm, BOTTLENECK) for t, arm in zip(TIMES, (PLAIN, NARROW), strict=True)}
     return Measured(figures)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +13,7 @@ from vertebra.introspect import count_saved_bytes
 from vertebra.lab.charts import BLUE, ORANGE
 from vertebra.lab.each_network import judge_each, measure_each
 from vertebra.lab.experiment import Claim, Expected, Figure, Judgement, Kind, Measured, Setup, Verdict
-from vertebra.lab.forward_timing import ratio_figure, time_training_steps
+from vertebra.lab.forward_timing import GPU_BATCH, ratio_figure, time_training_steps
 from vertebra.lab.kept_by_stage import draw_kept, judge_kept, measure_kept
 from vertebra.models import densenet121
 from vertebra.models.densenet import DenseBlock
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 LAYERS, CHANNELS, SIZE = (6, 12, 24, 48), 64, 28  # of the blocks
+SHAPES = {"cpu": (4, 3, 128, 128), "cuda": (GPU_BATCH, 3, 224, 224)}  # of the images that are timed
 ARMS, NETWORK = {"": False, ", memory_efficient": True}, "kept, DenseNet-121"
 BYTES = (f"{NETWORK}, without positions of maxima", *(f"kept, {n} layers" for n in LAYERS))
 KNOWN = dict(zip(ARMS, ((128.9, 10.2, 27.7, 84.4, 284.6), (61.3, 5.5, 11.0, 21.8, 43.5)), strict=True))  # MB
@@ -56,9 +57,9 @@ SAVED, SQUARE, STEP = f"{NETWORK}, ratio", "quadratic term, 48 layers", "trainin
 
 
 def measure(
-    setup: Setup, network: Layer = densenet121, block: Layer = DenseBlock, shape: tuple[int, ...] = (4, 3, 128, 128)
+    setup: Setup, network: Layer = densenet121, block: Layer = DenseBlock, shape: Sequence[int] = ()
 ) -> Measured:
-    """Count on the meta device, then time training steps on images of this shape in turns."""
+    """Count on the meta device, then time training steps in turns, on images of this shape or of `SHAPES`."""
     figures, batch = dict[str, Figure](), 2  # the statistics of batch norms are kept once a batch
     for arm, efficient in ARMS.items():
         with meta_build():
@@ -74,7 +75,7 @@ def measure(
     figures[SAVED] = Figure(figures[f"{NETWORK}, memory_efficient"].value / figures[NETWORK].value, "×")
     if not setup.quick:
         networks = {name: network(memory_efficient=efficient) for name, efficient in ARMS.items()}
-        timings = time_training_steps(setup, networks, shape, seconds=25)
+        timings = time_training_steps(setup, networks, shape or SHAPES[setup.device], seconds=25)
         figures[STEP] = ratio_figure(timings, ", memory_efficient", "")
         figures |= {f"training step{arm}": Figure(timings.median_ms(arm), "ms", timings.rounds) for arm in ARMS}
     return Measured(figures)
