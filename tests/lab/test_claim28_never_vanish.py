@@ -36,6 +36,17 @@ def whole():
         return measured()
 
 
+def test_no_batch_norm_gets_an_eps_of_0_which_older_versions_of_torch_refuse(monkeypatch):
+    batch_norm = torch.nn.functional.batch_norm
+
+    def strict(*arguments):
+        assert arguments[-1] > 0
+        return batch_norm(*arguments)
+
+    monkeypatch.setattr(torch.nn.functional, "batch_norm", strict)
+    assert gradient_through(1.0, last_relu=True)[1] == 2
+
+
 def test_the_negative_of_the_input_stops_everything(whole):
     assert whole.value("F = -x: largest output") == whole.value("F = -x: largest gradient") == 0
     assert whole.value("ResNet-18: convolutional shortcuts") == 3

@@ -49,9 +49,20 @@ def finished(process):
 
 
 @pytest.fixture(scope="module")
-def whole(photos, small_weights, tmp_path_factory):
+def random_weights(whole_names, tmp_path_factory):
+    """A whole ResNet-18's, for processes of their own, in which that name means it."""
+    import vertebra
+
+    path = tmp_path_factory.mktemp("weights") / "random.pth"
+    with whole_names():
+        torch.save(vertebra.create_model("resnet18").state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(photos, random_weights, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "run"
-    finished(command("train", photos, "--method", "finetune", "--weights", small_weights, "--out", folder, *OPTIONS))
+    finished(command("train", photos, "--method", "finetune", "--weights", random_weights, "--out", folder, *OPTIONS))
     return folder
 
 
@@ -64,14 +75,14 @@ def losses(folder):
     return [record["loss"] for record in read_log(folder) if "val_accuracy" in record]
 
 
-def test_a_run_uses_the_gpu_and_leaves_files_for_a_cpu(photos, small_weights, tmp_path):
+def test_a_run_uses_the_gpu_and_leaves_files_for_a_cpu(photos, tmp_path):
     import vertebra
 
     torch.cuda.reset_peak_memory_stats()
     result = vertebra.train(
         photos, tmp_path / "run", model="resnet18", method="scratch", image_size=32, batch_size=8, epochs=2, workers=0
     )
-    assert torch.cuda.max_memory_allocated() > 40e6  # the network's weights alone
+    assert torch.cuda.max_memory_allocated() > 1e6  # the tiny network's weights, gradients and momentum alone
     assert all(tensor.device.type == "cpu" for tensor in weights(result.run).values())
     assert np.isfinite(result.metrics["top1"])
     out = finished(command("evaluate", tmp_path / "run", photos, CUDA_VISIBLE_DEVICES=""))
@@ -79,10 +90,10 @@ def test_a_run_uses_the_gpu_and_leaves_files_for_a_cpu(photos, small_weights, tm
 
 
 @pytest.mark.parametrize(("sign", "devices"), [(signal.SIGKILL, None), (signal.SIGINT, "")], ids=["gpu", "cpu"])
-def test_stopped_and_resumed(whole, photos, small_weights, tmp_path, sign, devices):
+def test_stopped_and_resumed(whole, photos, random_weights, tmp_path, sign, devices):
     """On the GPU again, or on a CPU."""
     folder = tmp_path / "run"
-    process = command("train", photos, "--method", "finetune", "--weights", small_weights, "--out", folder, *OPTIONS)
+    process = command("train", photos, "--method", "finetune", "--weights", random_weights, "--out", folder, *OPTIONS)
     while process.poll() is None and not (folder / CHECKPOINT).exists():
         time.sleep(0.01)
     process.send_signal(sign)
@@ -94,10 +105,10 @@ def test_stopped_and_resumed(whole, photos, small_weights, tmp_path, sign, devic
     assert weights(folder).keys() == weights(whole).keys()
 
 
-def test_nccl(photos, small_weights, tmp_path):
+def test_nccl(photos, random_weights, tmp_path):
     launcher = ("torch.distributed.run", "--nproc-per-node=1", "-m")
     folder = tmp_path / "run"
-    arguments = ["train", photos, "--method", "finetune", "--weights", small_weights, "--out", folder, *OPTIONS]
+    arguments = ["train", photos, "--method", "finetune", "--weights", random_weights, "--out", folder, *OPTIONS]
     finished(command(*arguments, launcher=launcher))
     assert (folder / "model.onnx").exists()
 
