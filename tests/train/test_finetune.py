@@ -5,12 +5,11 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from functools import partial
 
 import pytest
+from forked import Forked
 
 pytest.importorskip("torch")
 pytest.importorskip("torchvision")
@@ -34,7 +33,6 @@ from vertebra.train.temperature import cross_entropy, fit_temperature
 from vertebra.train.training_log import read_log
 
 OPTIONS = {"model": "resnet18", "method": "finetune", "image_size": 32, "batch_size": 8, "epochs": 2, "workers": 0}
-THREADS = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 @pytest.fixture(scope="module")
@@ -107,24 +105,16 @@ def resume_run(tiny_command):
 
 def _start(script, data, folder, weights, *, new_group=False, **options):
     flags = [f"--set={name}={value}" for name, value in (OPTIONS | options).items()]
-    command = [sys.executable, script, "train", str(data), "--out", str(folder), "--weights", str(weights)]
-    return subprocess.Popen(
-        [*command, *flags],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **THREADS},
-        start_new_session=new_group,
-    )
+    return Forked(script, "train", data, "--out", folder, "--weights", weights, *flags, new_group=new_group)
 
 
 def _go_on(script, folder, *flags):
-    command = [sys.executable, script, "train", "--resume", str(folder), *flags]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **THREADS})
+    return Forked(script, "train", "--resume", folder, *flags)
 
 
 @pytest.fixture
 def as_the_processes(monkeypatch):
-    """With the threads and on the device of `THREADS`, so that this process computes the same to the last bit."""
+    """With the threads and on the device of `ONE_THREAD`, so that this process computes the same to the last bit."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -6,6 +6,7 @@ import re
 import runpy
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import ONE_THREAD, Forked
 
 pytest.importorskip("torch")
 pytest.importorskip("torchvision")
@@ -27,7 +29,6 @@ from vertebra.train.run_folder import CHECKPOINT
 from vertebra.train.train_settings import Settings
 from vertebra.train.training_log import read_log
 
-THREADS = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 SCRIPT = Path(__file__).with_name("several.py")
 
 
@@ -36,36 +37,31 @@ def together(*what, processes=2):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
     command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", *map(str, what)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env={**os.environ, **THREADS})
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env={**os.environ, **ONE_THREAD})
 
 
-# The processes that torchrun would start, of one that has imported torch and what takes long of ours.
-FORKS = """
-import os, runpy, socket, sys
-import torch, torchvision, vertebra.export, vertebra.train.fit, vertebra.train.training, vertebra.train.report_page
-with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    port = str(free.getsockname()[1])
-size, children = sys.argv[1], []
-sys.argv = sys.argv[2:]
-for rank in map(str, range(int(size))):
-    child = os.fork()
-    if child == 0:
-        os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        runpy.run_path(sys.argv[0], run_name="__main__")
-        sys.exit()
-    children.append(child)
-sys.exit(any([os.waitpid(child, 0)[1] for child in children]))
-"""
+class Several:
+    """The same without torchrun, where that is not what is tested: no interpreter has to start."""
 
+    def __init__(self, *what, processes=2):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        size = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+        self.processes = [
+            Forked(*what, RANK=rank, LOCAL_RANK=rank, **size, **meeting) for rank in map(str, range(processes))
+        ]
 
-def forked(*what, processes=2):
-    """The same without torchrun, where that is not what is tested: two starts of an interpreter less."""
-    if sys.platform != "linux":
-        return together(*what, processes=processes)
-    pipe, command = subprocess.PIPE, [sys.executable, "-c", FORKS, str(processes), *map(str, what)]
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env={**os.environ, **THREADS})
+    @property
+    def returncode(self):
+        """None while one of them runs, then whether one of them failed."""
+        codes = [process.poll() for process in self.processes]
+        return None if None in codes else int(any(codes))
+
+    poll = returncode.fget
+
+    def communicate(self, timeout):
+        return tuple(map("".join, zip(*(process.communicate(timeout) for process in self.processes), strict=True)))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +74,7 @@ def alone(shapes_without_broken, tmp_path_factory):
 
 @pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_as_many_processes_as_you_like_learn_the_same(processes, alone, shapes_without_broken, tmp_path):
-    process = forked(SCRIPT, shapes_without_broken, tmp_path / "run", processes=processes)
+    process = Several(SCRIPT, shapes_without_broken, tmp_path / "run", processes=processes)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     for rank in range(processes):
@@ -136,7 +132,7 @@ def test_a_photo_lost_in_one_process_ends_all_and_is_said_once(begun, tiny_comma
     rows = list(csv.DictReader((begun / "data.csv").open()))
     lost = next(Path(row["path"]) for row in rows if row["split"] == "train")
     lost.unlink()
-    process = forked(tiny_command, "train", "--resume", begun)
+    process = Several(tiny_command, "train", "--resume", begun)
     _, errors = process.communicate(timeout=120)
     assert process.returncode != 0
     (line,) = told(errors)
@@ -174,13 +170,15 @@ def command(tiny_command):
 
 
 def after_a_checkpoint(process, folder, count=2):
-    """Wait until the run has written so many of its own; the processes."""
+    """Wait until the run has written so many of its own; the ids of its processes."""
     checkpoint, seen = folder / CHECKPOINT, set()
     while process.poll() is None and len(seen) <= count:
         if checkpoint.exists():
             seen.add(checkpoint.stat().st_mtime_ns)
         time.sleep(0.02)
-    assert process.poll() is None, process.communicate()
+    assert process.poll() is None, process.communicate(60)
+    if isinstance(process, Several):
+        return [one.pid for one in process.processes]
     return [int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
@@ -212,7 +210,7 @@ def test_killed_and_resumed_by_another_number_of_processes(resumed, command, sha
     """
     options = {"freeze": 5, "epochs": 8, "lr": 0.02}
     folder = tmp_path / "run"
-    by = forked if resumed == 1 else together  # torchrun ends the other process, forked it finds its neighbour gone
+    by = Several if resumed == 1 else together  # torchrun ends the other process; without, it finds its neighbour gone
     process = command(folder, *flags_of(shapes, small_weights, **options), processes=2, by=by)
     children = after_a_checkpoint(process, folder)
     assert len(children) == 2
