@@ -93,8 +93,7 @@ programs:
 check: lint
 	$(BIN)/python tests/affected.py
 
-# With `make -j 2` the suite begins while mypy and Sphinx still run: a fifth of its time it waits for browsers, servers and
-# clocks.
+# With `make -j 2` the suite begins while mypy and Sphinx still run: a fifth of its time it waits for browsers and servers.
 test: lint suite documentation
 
 suite: programs $(VENV)/.stamp-bytecode

@@ -209,10 +209,10 @@ def test_all_says_who_takes_the_models_and_the_data(vertebra, experiments, place
 
 def test_networks_stand_beside_one_another(vertebra, place):
     """A column for each, as long as the terminal has room for it."""
-    done = vertebra("lab", "run", "vgg-parameters", "--model", "vgg11,resnet18")
+    done = vertebra("lab", "run", "vgg-parameters", "--model", "mobilenet_v2,resnet18")
     lines = done.out.splitlines()
-    assert re.fullmatch(r" +vgg11 +resnet18", lines[-5])
-    assert re.fullmatch(r"  share of the parameters +93\.1 % +4\.39 %", lines[-4])
+    assert re.fullmatch(r" +mobilenet_v2 +resnet18", lines[-5])
+    assert re.fullmatch(r"  share of the parameters +36\.5 % +4\.39 %", lines[-4])
 
 
 def test_one_that_it_does_not_apply_to_is_told_beside_the_others(vertebra, place):
@@ -280,13 +280,13 @@ def test_another_setting_leaves_the_files_behind_a_page(vertebra, experiments, p
     experiments(alpha={"networks": True}, beta={})
     vertebra("lab", "run", "all")
     before = {path: path.read_bytes() for path in (place / "lab").iterdir()}
-    for options in (["--quick"], ["--lang", "ja"], ["--model", "vgg11"]):
+    for options in (["--quick"], ["--lang", "ja"], ["--model", "resnet18"]):
         assert vertebra("lab", "run", "alpha", *options).code == 0
     changed = {path.name for path, content in before.items() if path.read_bytes() != content}
     changed.discard("01-alpha.json")  # says that the result was kept
     assert changed == set()
     names = {path.name for path in (place / "lab").iterdir()} - {path.name for path in before}
-    assert {"01-alpha-quick.svg", "01-alpha.ja.svg", "01-alpha-vgg11.json"} <= names
+    assert {"01-alpha-quick.svg", "01-alpha.ja.svg", "01-alpha-resnet18.json"} <= names
 
 
 def test_a_name_that_is_too_long(vertebra, experiments, place):

@@ -25,9 +25,9 @@ PHOTOS = Path(find_spec("sklearn").origin).parent / "datasets" / "images"
 CHINA, FLOWER = PHOTOS / "china.jpg", PHOTOS / "flower.jpg"
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """A network of three classes, saved by its user."""
+@pytest.fixture
+def checkpoint(tiny_registry, tmp_path_factory):
+    """A tiny network of three classes, saved by its user; with it names are those of tiny networks."""
     path = tmp_path_factory.mktemp("weights") / "mine.pth"
     torch.manual_seed(0)
     torch.save(create_model("resnet18", num_classes=3).state_dict(), path)

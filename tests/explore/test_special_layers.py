@@ -239,8 +239,8 @@ def test_evidence_adds_up_to_the_logit():
         assert torch.allclose(torch.tensor(shown["cells"]), heat, atol=1e-5)
 
 
-def test_evidence_behind_several_linear_layers_is_gradient_times_value():
-    observation = at_work("vgg11")
+def test_evidence_behind_several_linear_layers_is_gradient_times_value(tiny_network):
+    observation = observed(tiny_network("vgg"))
     found = class_evidence(observation)
     network = observation.structure.subject.network
     maps = network.features(observation.values.image.detach()).detach().requires_grad_()

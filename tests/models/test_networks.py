@@ -400,9 +400,9 @@ def test_activation_checkpointing_saves_memory() -> None:
     assert kept[1] < kept[0] / 2
 
 
-def test_no_checkpointed_segment_of_vgg_reaches_over_a_stage() -> None:
+def test_no_checkpointed_segment_of_vgg_reaches_over_a_stage(tiny_network: Any) -> None:
     """What is computed again at once stays one group of convolutions; the input of each group is kept."""
-    model = create_model("vgg11").train()
+    model = tiny_network("vgg").train()
     model.set_activation_checkpointing(True)
     kept: set[tuple[int, ...]] = set()
 
