@@ -109,7 +109,7 @@ slow: $(VENV)/.stamp-test programs
 SPHINX := $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs
 
 docs: docs-en docs-ja
-	@cp docs/_static/redirect.html build/docs/index.html
+	@cp docs/_templates/redirect.html build/docs/index.html
 	$(BIN)/python docs/check_links.py build/docs
 	@echo "Open build/docs/index.html"
 

@@ -29,7 +29,7 @@ exclude_patterns = ["_*", "locale"]
 default_role = "code"
 smartquotes = False  # options begin with two hyphens
 
-myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "attrs_inline", "attrs_block"]
+myst_enable_extensions = ["colon_fence", "deflist", "attrs_inline", "attrs_block"]
 myst_heading_anchors = 4
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"

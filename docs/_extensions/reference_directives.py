@@ -90,8 +90,8 @@ class HttpApi(SphinxDirective):
         no_models: Any = None
         app = create_app(Dispatcher(ServerSettings(), no_models, no_models))
         page = render_docs_page(app.openapi(), "http://127.0.0.1:8000")
-        _, _, calls = page.partition("</h1>")
-        return [nodes.raw("", calls.partition("</main>")[0], format="html")]
+        _, heading, calls = page.partition("<h2>")
+        return [nodes.raw("", heading + calls.partition("</main>")[0], format="html")]
 
 
 class Commands(SphinxDirective):
