@@ -3,6 +3,7 @@
 What stands in it is an expression, as Jinja2 has them:
 
     {n}`lab("vgg-parameters", "share of the parameters")`     a figure of the lab, with its unit
+    {n}`lab_gpu("fused-blocks", "cuda, stage1: measured")`    the same of the run on a GPU
     {n}`vgg16.parameters`, {n}`M(vgg16.parameters)`           a count of a network, in full and as 138.4 M
     {n}`paper("vgg", "top-5 error")`                          what a paper states
     {n}`G(device("h100").bandwidth)`                          a device that times are predicted for (devices.toml)
@@ -69,7 +70,7 @@ def environment() -> SandboxedEnvironment:
     """The names and functions of expressions."""
     jinja = SandboxedEnvironment(undefined=StrictUndefined)
     jinja.globals |= read(DOCS / "numbers" / "networks.json")["networks"]
-    jinja.globals |= {"lab": lab, "paper": paper, "bench": bench, "row": row, "device": device}
+    jinja.globals |= {"lab": lab, "lab_gpu": lab_gpu, "paper": paper, "bench": bench, "row": row, "device": device}
     jinja.globals |= {
         "k": lambda value: f"{value / 1e3:,.1f} k",
         "M": lambda value: f"{value / 1e6:,.1f} M",
@@ -84,14 +85,19 @@ def environment() -> SandboxedEnvironment:
 
 
 @cache
-def results() -> dict[str, Result]:
-    """The results of the lab by name of the experiment."""
-    return {name: Result.from_dict(result) for name, result in read(RESULTS / "lab.json")["results"].items()}
+def results(file: str = "lab") -> dict[str, Result]:
+    """The results of the lab by name of the experiment; those on a GPU are in the file "lab_gpu"."""
+    return {name: Result.from_dict(result) for name, result in read(RESULTS / f"{file}.json")["results"].items()}
 
 
 def lab(experiment: str, figure: str) -> Figure:
     """A figure of an experiment; `.value` is what one computes with."""
     return look_up(look_up(results(), experiment, "experiment").figures, figure, f"figure of {experiment}")
+
+
+def lab_gpu(experiment: str, figure: str) -> Figure:
+    """As `lab`, of the run on a GPU."""
+    return look_up(look_up(results("lab_gpu"), experiment, "experiment").figures, figure, f"figure of {experiment}")
 
 
 def paper(name: str, figure: str) -> Any:

@@ -26,6 +26,7 @@ def role(docs_module):
         ('row(bench("gpu", "forward"), network="vgg16", batch=1, dtype="float32").batch', "1"),
         ('digits(device("h100").matrix.float32 / 1e12)', "494.7"),
         ("digits(resnet50.top1_of.IMAGENET1K_V1, 2)", "76.13"),
+        ('digits(lab_gpu("vgg-parameters", "share of the parameters").value)', "89.4"),
         ("1 + 1", "2"),
     ],
 )
