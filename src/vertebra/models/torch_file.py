@@ -18,6 +18,7 @@ import mmap
 import struct
 import sys
 import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -70,8 +71,9 @@ def bare_pickle(path: Path) -> tuple[str | None, bool]:
 
 def _read_zip(path: Path, file: BinaryIO, content: mmap.mmap, mapped: bool) -> Any:
     with zipfile.ZipFile(path) as archive:
-        records = _records(archive.infolist(), content)
-        _verify_crcs(path, archive)
+        entries = archive.infolist()
+    records = _records(entries, content)
+    _verify_crcs(path, content, [(entry, *place) for entry, place in zip(entries, records.values(), strict=True)])
     places = {name.removeprefix("data/"): place for name, place in records.items() if name.startswith("data/")}
 
     def record(name: str) -> bytes:
@@ -126,27 +128,37 @@ def _records(entries: list[zipfile.ZipInfo], content: mmap.mmap) -> Extents:
     return records
 
 
-def _verify_crcs(path: Path, archive: zipfile.ZipFile) -> None:
+def _verify_crcs(path: Path, content: mmap.mmap, records: list[tuple[zipfile.ZipInfo, int, int]]) -> None:
     """Hold the records of an archive against their CRCs, once for each state of the file: see `cache.is_verified`.
+
+    They are not opened by `zipfile`: in versions of Python 3.12 and 3.13 a thread that opens one moves to it from where
+    another has left the file, and finds other bytes (github.com/python/cpython/issues/128258).
+
+    Args:
+        path: the archive.
+        content: of the archive.
+        records: entries of its directory, and for each where it begins and its bytes.
 
     Raises:
         zipfile.BadZipFile: one is damaged.
     """
-    entries = sorted(archive.infolist(), key=lambda entry: -entry.file_size)
-    if not any(entry.CRC for entry in entries):
+    if not any(entry.CRC for entry, _, _ in records):
         return  # saved under torch.serialization.set_crc32_options(False), which writes zeros: it cannot be known
     status = path.stat()
     noted = status.st_size >= _MIN_NOTED_SIZE
     if noted and is_verified(path, status):
         return
 
-    def check(entry: zipfile.ZipInfo) -> None:
-        with archive.open(entry) as record:
-            while record.read(_CRC_CHUNK):
-                pass
+    def check(record: tuple[zipfile.ZipInfo, int, int]) -> None:
+        entry, at, size = record
+        crc = 0
+        for start in range(at, at + size, _CRC_CHUNK):
+            crc = zlib.crc32(view[start : min(start + _CRC_CHUNK, at + size)], crc)
+        if crc != entry.CRC:
+            raise zipfile.BadZipFile(f"Bad CRC-32 for file {entry.filename!r}")
 
-    with ThreadPoolExecutor(_CRC_THREADS) as readers:
-        list(readers.map(check, entries))
+    with memoryview(content) as view, ThreadPoolExecutor(_CRC_THREADS) as readers:
+        list(readers.map(check, sorted(records, key=lambda record: -record[2])))
     if noted:
         record_verified(path, status)
 
