@@ -30,3 +30,15 @@ def test_a_table_is_put_into_every_page_that_has_its_markers(script, monkeypatch
     for name in ("README.md", "docs/a.md"):
         assert (tmp_path / name).read_text() == after
     assert (tmp_path / "docs/b.md").read_text() == "no table\n"
+
+
+def test_what_comes_out_otherwise_on_a_gpu_is_named(script):
+    def results(**verdicts):
+        return {name: {"number": name[1:], "verdict": verdict} for name, verdict in verdicts.items()}
+
+    others = script("lab_gpu").others
+    on_cpu = results(a1="holds", a2="holds", a3="holds")
+    assert others(on_cpu, on_cpu, ["a1"]) == "The other 2 have the same verdict on both."
+    on_gpu = results(a1="does not hold", a2="does not hold", a3="holds")
+    found = others(on_cpu, on_gpu, ["a1"])
+    assert found == "Of the other 2, 1 have the same verdict on both; not 2 (holds on the CPU, does not hold on the GPU)."

@@ -87,6 +87,20 @@ def test_the_garbage_collector_rests_and_goes_on_also_after_an_error():
     assert gc.isenabled()
 
 
+def test_on_cuda_the_fastest_algorithms_are_used_and_not_afterwards(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    for device, used in (("cuda:0", True), ("cpu", False)):
+        found = []
+        time_interleaved(
+            {"a": lambda found=found: found.append(torch.backends.cudnn.benchmark)}, rounds=6, device=device
+        )
+        assert set(found) == {used} and not torch.backends.cudnn.benchmark
+    with pytest.raises(ZeroDivisionError):
+        time_interleaved({"a": lambda: 1 / 0}, rounds=6, device="cuda:0")
+    assert not torch.backends.cudnn.benchmark
+
+
 def test_on_cuda_each_call_waits(monkeypatch):
     events = []
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: events.append(str(device)))

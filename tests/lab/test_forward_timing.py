@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from vertebra.lab.experiment import Setup
-from vertebra.lab.forward_timing import ratio_figure, time_forward
+from vertebra.lab.forward_timing import GPU_BATCH, ratio_figure, time_forward, time_training_steps, timed_batch
 
 
 class _Recording(nn.Module):
@@ -16,6 +16,7 @@ class _Recording(nn.Module):
 
     def forward(self, x):
         self.calls.append((tuple(x.shape), self.training, torch.is_grad_enabled()))
+        self.channels_last = x.is_contiguous(memory_format=torch.channels_last)
         return x
 
 
@@ -31,3 +32,17 @@ def test_a_ratio_is_a_figure_with_its_interval():
     figure = ratio_figure(timings, "one", "other")
     assert figure.unit == "×" and figure.n == timings.rounds and figure.interval
     assert figure.interval[0] <= figure.value <= figure.interval[1]
+
+
+def test_a_gpu_is_timed_with_more_images():
+    assert timed_batch("cpu", 4) == 4 and timed_batch("cuda", 4) == GPU_BATCH
+
+
+def test_networks_and_images_are_in_channels_last_beside_the_cpu():
+    for device in ("cpu", "meta"):
+        recording = _Recording()
+        network = nn.Sequential(recording, nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        for time in (time_forward, time_training_steps):
+            time(Setup(device=device), {"one": network}, (2, 3, 8, 8), seconds=0.001)
+            weight_is = network[1].weight.is_contiguous(memory_format=torch.channels_last)
+            assert (recording.channels_last, weight_is) == ((device == "meta"),) * 2
