@@ -40,5 +40,5 @@ def test_what_comes_out_otherwise_on_a_gpu_is_named(script):
     on_cpu = results(a1="holds", a2="holds", a3="holds")
     assert others(on_cpu, on_cpu, ["a1"]) == "The other 2 have the same verdict on both."
     on_gpu = results(a1="does not hold", a2="does not hold", a3="holds")
-    found = others(on_cpu, on_gpu, ["a1"])
-    assert found == "Of the other 2, 1 have the same verdict on both; not 2 (holds on the CPU, does not hold on the GPU)."
+    told = "Of the other 2, 1 have the same verdict on both; not 2 (holds on the CPU, does not hold on the GPU)."
+    assert others(on_cpu, on_gpu, ["a1"]) == told
