@@ -116,9 +116,10 @@ def judge(measured: Measured) -> Judgement:
 def draw(measured: Measured, canvas: Canvas) -> None:
     """What is left unexplained, and the singular values of the two kernels."""
     left, right = canvas.subplots(1, 2)
-    names = {"nothing\nbetween": NOTHING, "norm\nbetween": NORM, "norm and\nactivation": ALL}
+    names = {"nothing": NOTHING, "norm": NORM, "norm and\nactivation": ALL}
     shares = {label: measured.value(f"unexplained, {arm}") for label, arm in names.items()}
     bars(left, shares, "unexplained variance of the output, %", "{:.2g}")
+    left.set_ylabel("between the two layers")
     for (name, values), color in zip(measured.series["singular values"].items(), (BLUE, ORANGE), strict=True):
         right.plot(range(1, len(values) + 1), values, "o-", color=color, label=name)
     right.set_xlabel("singular value of a kernel slice (8 × 9)")
