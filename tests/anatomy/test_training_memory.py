@@ -1,6 +1,7 @@
 """Forecasts of memory against brute force and against what torch keeps."""
 
 import copy
+from functools import cache
 
 import pytest
 import torch
@@ -25,13 +26,18 @@ def network():
     return build
 
 
-def test_saved_activations_are_what_torch_saves(of_family, network):
+@pytest.fixture(scope="module")
+def tiny_anatomy():
+    return cache(lambda name: vertebra.anatomy(name, SIZE))
+
+
+def test_saved_activations_are_what_torch_saves(of_family, network, tiny_anatomy):
     built = network(of_family).train()
     x = torch.randn(BATCH, 3, SIZE, SIZE)
     # Whoever calls the network holds its input, also where autograd keeps a normalised copy of it, and its output.
     counted = count_saved_bytes(built, x)
     measured = counted.total - counted.input + x.nbytes + built(x).nbytes
-    forecast = vertebra.anatomy(of_family, SIZE).training_memory(batch_size=BATCH)
+    forecast = tiny_anatomy(of_family).training_memory(batch_size=BATCH)
     assert forecast.saved_activations == pytest.approx(measured, rel=0.10)
     assert forecast.saved_activations == pytest.approx(measured, rel=0.001)  # as it is today
 
@@ -46,18 +52,18 @@ def held_after_forward(network, x):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_saved_activations_are_those_of_the_profiler(of_family, network, checkpointing):
+def test_saved_activations_are_those_of_the_profiler(of_family, network, tiny_anatomy, checkpointing):
     built = network(of_family).train()
     built.set_activation_checkpointing(checkpointing)
     x = torch.randn(BATCH, 3, SIZE, SIZE)
     built(x)  # what is allocated once, at the first use
     measured = held_after_forward(built, x)
-    forecast = vertebra.anatomy(of_family, SIZE).training_memory(batch_size=BATCH, checkpointing=checkpointing)
+    forecast = tiny_anatomy(of_family).training_memory(batch_size=BATCH, checkpointing=checkpointing)
     assert forecast.saved_activations == pytest.approx(measured, rel=0.10)
 
 
-def test_checkpointing_saves_memory_and_changes_nothing_else(of_family):
-    anatomy = vertebra.anatomy(of_family, SIZE)
+def test_checkpointing_saves_memory_and_changes_nothing_else(of_family, tiny_anatomy):
+    anatomy = tiny_anatomy(of_family)
     plain, saving = (anatomy.training_memory("adamw", c, BATCH) for c in (False, True))
     assert saving.saved_activations < 0.75 * plain.saved_activations
     assert saving.saved_activations <= saving.peak_activations < plain.peak_activations
@@ -176,7 +182,7 @@ def test_views_need_no_memory():
     assert [row.live_bytes for row in found.rows] == [768, 768, 1536]
 
 
-def test_peak_is_what_brute_force_finds(of_family):
+def test_peak_is_what_brute_force_finds(of_family, tiny_anatomy):
     """For each operation: the storages that exist by then and that it or a later one reads."""
     from vertebra.anatomy import network_input
     from vertebra.graph import trace as tracer
@@ -185,7 +191,7 @@ def test_peak_is_what_brute_force_finds(of_family):
     subject = network_input.prepare(of_family, SIZE, 1, None, None)
     trace = tracer.trace_network(subject.network, subject.args, subject.kwargs)
     ops = [op for op, _ in nodes_with_costs(trace)]
-    rows = vertebra.anatomy(of_family, SIZE).rows
+    rows = tiny_anatomy(of_family).rows
     for index in range(0, len(ops), 7):
         exist = {ref.storage for ref in trace.inputs}
         exist |= {op.outputs[0].storage for op in ops[: index + 1]}

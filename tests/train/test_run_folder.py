@@ -295,8 +295,7 @@ def test_killed_at_every_operation(moment, photos, whole, tmp_path, monkeypatch)
     assert result_of(tmp_path / "run") == whole[0]
 
 
-@pytest.mark.parametrize("how", ["full", "read-only"])
-@pytest.mark.parametrize("moment", (3, 14, 26, 43, 63, 87))
+@pytest.mark.parametrize(("moment", "how"), [*zip((3, 14, 26, 43, 63, 87), ("full", "read-only") * 3, strict=True)])
 def test_a_disk_that_is_full_or_read_only(how, moment, photos, whole, tmp_path, monkeypatch):
     check_failure(how, moment, photos, tmp_path / "run", monkeypatch)
     assert result_of(tmp_path / "run") == whole[0]
@@ -321,8 +320,10 @@ def check_power(moment, names_kept, photos, tmp_path, monkeypatch):
     return folder
 
 
-@pytest.mark.parametrize("names_kept", [True, False])
-@pytest.mark.parametrize("moment", (5, 24, 36, 57, 62, 92, 110))
+@pytest.mark.parametrize(
+    ("moment", "names_kept"),
+    [(5, False), (24, True), (36, False), (57, True), (62, False), (62, True), (92, False), (110, True)],
+)
 def test_a_power_cut(names_kept, moment, photos, whole, tmp_path, monkeypatch):
     folder = check_power(moment, names_kept, photos, tmp_path, monkeypatch)
     assert result_of(folder) == whole[0]

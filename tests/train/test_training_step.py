@@ -62,9 +62,9 @@ class Gradients:
             parameter.grad = None
 
 
-@pytest.mark.parametrize("counts", [(5, 9), pytest.param(range(1, 41), marks=pytest.mark.no_cover)], ids=["few", "960"])
+@pytest.mark.parametrize("counts", [(5, 9, 32), pytest.param(range(1, 41), marks=pytest.mark.slow)], ids=["72", "960"])
 def test_any_number_of_parts_and_processes_gives_the_gradients_of_one(counts, photos, monkeypatch):
-    """960 combinations; of each process the last part, and no other, shares the gradients."""
+    """72 or 960 combinations; of each process the last part, and no other, shares the gradients."""
     monkeypatch.setattr(nn.parallel, "DistributedDataParallel", Replica)
 
     def gradients(trainer, batch, accumulate):
