@@ -79,7 +79,8 @@ def test_a_block_without_concatenations_does_not_grow_with_the_square():
 def test_steps_are_timed_in_turns(monkeypatch):
     monkeypatch.setattr("gc.collect", int)  # slow in a test session
     monkeypatch.setattr(experiment, "time_training_steps", partial(_short, experiment.time_training_steps))
-    measured = experiment.measure(Setup(), tiny, shape=(2, 3, 32, 32))
+    monkeypatch.setitem(experiment.SHAPES, "cpu", (2, 3, 32, 32))
+    measured = experiment.measure(Setup(), tiny)
     assert measured.figures[STEP].n >= 6 and measured.figures[STEP].interval
     assert STEP in experiment.judge(measured).decided_by
 

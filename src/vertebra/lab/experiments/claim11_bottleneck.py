@@ -70,8 +70,7 @@ def measure(setup: Setup, bottleneck: Layer = Bottleneck) -> Measured:
         "ResNet-50 with plain blocks: MACs": Figure(plain.macs),
     }
     if not setup.quick:
-        batch = timed_batch(setup.device, 8)
-        shapes = {name: (batch, 64 if name == NARROW else 256, 28, 28) for name in blocks}
+        shapes = {name: (timed_batch(setup.device, 8), 64 if name == NARROW else 256, 28, 28) for name in blocks}
         timings = time_forward(setup, blocks, shapes, seconds=8)
         figures |= {t: ratio_figure(timings, arm, BOTTLENECK) for t, arm in zip(TIMES, (PLAIN, NARROW), strict=True)}
     return Measured(figures)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,10 +56,8 @@ CLAIM = Claim(
 SAVED, SQUARE, STEP = f"{NETWORK}, ratio", "quadratic term, 48 layers", "training step, ratio"
 
 
-def measure(
-    setup: Setup, network: Layer = densenet121, block: Layer = DenseBlock, shape: Sequence[int] = ()
-) -> Measured:
-    """Count on the meta device, then time training steps in turns, on images of this shape or of `SHAPES`."""
+def measure(setup: Setup, network: Layer = densenet121, block: Layer = DenseBlock) -> Measured:
+    """Count on the meta device, then time training steps in turns."""
     figures, batch = dict[str, Figure](), 2  # the statistics of batch norms are kept once a batch
     for arm, efficient in ARMS.items():
         with meta_build():
@@ -75,7 +73,7 @@ def measure(
     figures[SAVED] = Figure(figures[f"{NETWORK}, memory_efficient"].value / figures[NETWORK].value, "×")
     if not setup.quick:
         networks = {name: network(memory_efficient=efficient) for name, efficient in ARMS.items()}
-        timings = time_training_steps(setup, networks, shape or SHAPES[setup.device], seconds=25)
+        timings = time_training_steps(setup, networks, SHAPES[setup.device], seconds=25)
         figures[STEP] = ratio_figure(timings, ", memory_efficient", "")
         figures |= {f"training step{arm}": Figure(timings.median_ms(arm), "ms", timings.rounds) for arm in ARMS}
     return Measured(figures)
