@@ -20,6 +20,7 @@ NETWORKS = ("vgg16", "googlenet", "resnet18", "resnet50", "densenet121", "mobile
 NETWORKS += ("efficientnet_v2_s", "resnext50_32x4d", "wide_resnet50_2")
 COMPILED = ("resnet50", "densenet121", "mobilenet_v2", "efficientnet_b0")
 TRAINED = ("resnet50", "mobilenet_v2")
+SIZE = 224  # of all images, also where the weights are for larger ones
 BATCHES = (1, 128)
 DTYPES = ("float32", "bfloat16")
 DEVICE = "h100"
@@ -48,10 +49,10 @@ def forward(name: str, batch: int, dtype: str, compiled: bool) -> dict[str, floa
 
     import vertebra
 
-    anatomy = vertebra.anatomy(name, batch_size=batch, dtype=dtype)
+    anatomy = vertebra.anatomy(name, SIZE, batch_size=batch, dtype=dtype)
     found = {"bound": anatomy.latency(DEVICE).total_ms}
     network = vertebra.create_model(name).eval().to("cuda", getattr(torch, dtype), memory_format=torch.channels_last)
-    images = torch.randn(batch, 3, 224, 224, device="cuda", dtype=getattr(torch, dtype))
+    images = torch.randn(batch, 3, SIZE, SIZE, device="cuda", dtype=getattr(torch, dtype))
     images = images.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         for _ in range(3):
