@@ -60,11 +60,17 @@ def shown_sections(shown):
     return shown.locator(".experiment:visible").evaluate_all("all => all.map((each) => each.id)")
 
 
+def follow(shown, selector, section):
+    """Click on a link and wait for its section: the page learns of its new address a moment later."""
+    shown.click(selector)
+    shown.wait_for_function("id => document.activeElement.id === `h-${id}`", arg=section)
+
+
 def test_it_is_accessible_as_a_table_and_with_an_experiment(opened, sound):
     shown = opened(viewport=WIDE)
     assert shown.locator("#verdict-table tbody tr").count() == 5 and shown_sections(shown) == []
     sound(shown)
-    shown.click("#verdict-table a >> text=delta")
+    follow(shown, "#verdict-table a >> text=delta", "delta")
     assert shown_sections(shown) == ["delta"]
     sound(shown)
     assert HOSTILE[:25] in shown.locator("#delta .plot desc").text_content()
@@ -94,9 +100,9 @@ def test_filters_and_leafing(opened):
     shown.select_option("#by-verdict", "failed")
     assert shown.locator(rows).count() == 1
     shown.select_option("#by-verdict", "")
-    shown.click("#verdict-table a >> text=beta")
-    assert shown.evaluate("document.activeElement.id") == "h-beta" and shown.title().startswith("beta")
-    shown.click("#beta a[rel=next]")
+    follow(shown, "#verdict-table a >> text=beta", "beta")
+    assert shown.title().startswith("beta")
+    follow(shown, "#beta a[rel=next]", "delta")
     assert shown_sections(shown) == ["delta"], "what has no section is skipped"
     shown.go_back()
     shown.wait_for_function("!document.getElementById('beta').hidden")
