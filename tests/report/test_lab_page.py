@@ -60,6 +60,10 @@ def shown_sections(shown):
     return shown.locator(".experiment:visible").evaluate_all("all => all.map((each) => each.id)")
 
 
+SHOWN = """names => names.join() === [...document.querySelectorAll(".experiment")]
+  .filter((each) => !each.hidden).map((each) => each.id).join()"""
+
+
 def follow(shown, selector, section):
     """Click on a link and wait for its section: the page learns of its new address a moment later."""
     shown.click(selector)
@@ -94,7 +98,7 @@ def test_filters_and_leafing(opened):
     for key, names in (("ArrowRight", ["beta"]), ("ArrowRight", ["delta"]), ("ArrowRight", ["delta"]),
                        ("ArrowLeft", ["beta"]), ("Escape", [])):  # fmt: skip
         shown.keyboard.press(key)
-        shown.wait_for_timeout(20)
+        shown.wait_for_function(SHOWN, arg=names)
         assert shown_sections(shown) == names, key
     shown.select_option("#by-family", "")
     shown.select_option("#by-verdict", "failed")
