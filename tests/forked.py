@@ -25,7 +25,8 @@ def _run(command, environment, outputs, new_group):
         os.setsid()
     for number, path in enumerate(outputs, 1):
         os.dup2(os.open(path, os.O_WRONLY), number)
-    os.environ |= environment
+    os.environ.clear()
+    os.environ.update(environment)  # of the test, not of the process that it is forked from
     sys.argv = command
     runpy.run_path(command[0], run_name="__main__")
 
@@ -42,6 +43,7 @@ class Forked:
             if kind == "forkserver":
                 forkserver.set_forkserver_preload(IMPORTED)
                 forkserver.ensure_running()
+            environment = os.environ | environment
             arguments = (list(map(str, command)), environment, list(map(str, self._outputs)), new_group)
             self._process = context.Process(target=_run, args=arguments)
             self._process.start()
