@@ -16,6 +16,16 @@ def test_tables_are_made_from_their_results(script):
     assert set(shown) == (results - NOT_SHOWN) | {"headlines"}
 
 
+def test_a_bound_on_a_gpu_is_of_the_images_that_were_timed(script):
+    import vertebra
+
+    gpu = script("gpu")
+    row = next(row for row in script("_common").read("gpu")["forward"] if row["network"] == "efficientnet_v2_s")
+    anatomy = vertebra.anatomy(row["network"], gpu.SIZE, batch_size=row["batch"], dtype=row["dtype"])
+    # Its weights are for 384 × 384.
+    assert gpu.SIZE == 224 and row["bound"] == round(anatomy.latency(gpu.DEVICE).total_ms, 4)
+
+
 def test_a_table_is_put_into_every_page_that_has_its_markers(script, monkeypatch, tmp_path):
     common = script("_common")
     (tmp_path / "docs").mkdir()
