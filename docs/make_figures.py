@@ -59,19 +59,14 @@ def block(name: str, part: str, width: int = 470, unfolded: tuple[str, ...] = ()
 
 
 FIGURES: dict[str, tuple[Panel, ...]] = {
-    "vgg16-parameters": (whole("vgg16"),),
-    "vgg16-macs": (whole("vgg16", "macs"),),
     "vgg16-costs": (whole("vgg16", width=320), whole("vgg16", "macs", width=320)),
-    "vgg-stage": (block("vgg16", "stage3"),),
     "vgg16-classifier": (Panel("vgg16", "classifier", cost="parameters", operations=True, width=520),),
     "googlenet": (whole("googlenet"),),
-    "googlenet-stem": (Panel("googlenet", "stem", cost="macs", operations=True, width=470),),
     "inception": (Panel("googlenet", "inception3a", width=680),),
     "googlenet-costs": (whole("googlenet", width=320), whole("googlenet", "macs", width=320)),
     "resnet50": (whole("resnet50"),),
     "basic-block": (block("resnet18", "layer1.0"),),
     "bottleneck": (block("resnet50", "layer2.1"),),
-    "residual-blocks": (Panel("resnet18", "layer1.0", width=320), Panel("resnet50", "layer2.1", width=320)),
     "bottleneck-downsample": (block("resnet50", "layer2.0", width=680),),
     "densenet121": (whole("densenet121"),),
     "dense-block": (Panel("densenet121", "denseblock1", width=470),),
@@ -82,9 +77,7 @@ FIGURES: dict[str, tuple[Panel, ...]] = {
     "inverted-residual": (block("mobilenet_v2", "features.3"),),
     "efficientnet_b0": (whole("efficientnet_b0"),),
     "mbconv": (block("efficientnet_b0", "features.2.1"),),
-    "squeeze-excitation": (block("efficientnet_b0", "features.2.1.block.2"),),
     "efficientnet_v2_s": (whole("efficientnet_v2_s"),),
-    "fused-mbconv": (block("efficientnet_v2_s", "features.2.1"),),
     "mbconv-and-fused": (
         Panel("efficientnet_v2_s", "features.4.1", width=320),
         Panel("efficientnet_v2_s", "features.2.1", width=320),

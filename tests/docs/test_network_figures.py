@@ -78,6 +78,11 @@ def test_every_figure_of_the_table_is_there_in_both_languages_and_no_other(scrip
     assert figures.keys() == {f"{name}{suffix}" for name in script.FIGURES for suffix in (".svg", ".ja.svg")}
 
 
+def test_every_figure_of_the_table_is_on_a_page_and_every_figure_on_a_page_is_in_the_table(script):
+    pages = "\n".join(path.read_text("utf-8") for path in script.FOLDER.parent.glob("*.md"))
+    assert set(re.findall(r"\(figures/([\w-]+)\.svg\)", pages)) == set(script.FIGURES)
+
+
 def test_a_file_needs_nothing_else_and_tells_what_it_shows(figures):
     for name, root in figures.items():
         assert root.get("viewBox").startswith("0 0 700 "), f"{name} is wider than a column of text"
@@ -111,7 +116,7 @@ def test_the_shares_are_those_of_the_network(figures):
         network = create_model("vgg16")
     total = sum(each.numel() for each in network.parameters())
     head = sum(each.numel() for each in network.classifier.parameters())
-    shown = words(figures["vgg16-parameters.svg"])
+    shown = words(figures["vgg16-costs.svg"])  # on the left the parameters
     assert shown[shown.index("classifier") - 1] == f"{100 * head / total:.1f} %"
 
 
