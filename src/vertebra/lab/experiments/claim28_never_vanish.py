@@ -114,7 +114,8 @@ def judge(measured: Measured) -> Judgement:
 def draw(measured: Measured, canvas: Canvas) -> None:
     """Gradient norms by block; values that the last ReLU stops."""
     left, right = canvas.subplots(1, 2, width_ratios=(1.4, 1))
-    norms = measured.series["norms"].items()
+    # In the order of claim 8, which gives each kind its color.
+    norms = sorted(measured.series["norms"].items(), key=lambda line: ("no norm" in line[0], line[0]))
     lines = {line: {i + 1.0: list(at) for i, at in enumerate(zip(*own, strict=True))} for line, own in norms}
     seed_lines(left, lines, "block", "gradient norm over the last block's")
     left.set_yscale("log")
