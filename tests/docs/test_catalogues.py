@@ -57,6 +57,29 @@ def test_every_page_has_its_catalogue():
     assert {path.relative_to(root).with_suffix("") for path in CATALOGUES} == pages | {Path("index")}
 
 
+def test_headings_that_chapters_share_are_translated_alike():
+    """Also those of the same section under another name: "The paper's table", "The table of the paper"."""
+    alike = {
+        "idea": "考え方",
+        "tables? of the paper|paper's tables?": "論文の表",
+        "walk through the source": "ソースコードを読む",
+        "code departs from the paper": "論文との違い",
+        "article leaves out": "記事に書かれていないこと",
+        "^(?:The )?[Ee]xperiments$|What we measured": "実験",
+        "^Exercises$": "演習",
+        "^Sources$": "出典",
+    }
+    found = []
+    for page in (DOCS / "book").glob("*.md"):
+        headings = set(re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE))
+        path = DOCS / "locale" / "ja" / "LC_MESSAGES" / "book" / f"{page.stem}.po"
+        for message in messages(path):
+            for pattern, japanese in alike.items():
+                if message.id in headings and re.search(pattern, message.id) and message.string != japanese:
+                    found.append(f"{page.stem}: {message.id}: {message.string}, elsewhere {japanese}")
+    assert not found, "\n".join(found)
+
+
 @pytest.mark.parametrize(
     ("english", "japanese"),
     [

@@ -26,7 +26,8 @@ def test_japanese_texts_have_the_words_of_the_field():
     "text",
     [
         "全チャネル", "パラメータ数", "連結", "値です。", "表示します", "値（最大）",
-        "行 {y}", "{count} 個", "値。 次", "0～1", "depthwiseの",
+        "行 {y}", "{count} 個", "値。 次", "0～1", "depthwiseの", "二つの層", "一つの層", "1枚あたり", "最後のマップ",
+        "重みを持つ", "私たちのCPU", "計算することができる", "値。それは", "通常の3×31つ", "演算量",
     ],
 )  # fmt: skip
 def test_what_is_not_so_is_found(text):
@@ -34,7 +35,15 @@ def test_what_is_not_so_is_found(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["パラメーター数は{value}である。", "Simonyan 2015 表1", "7 × 7のマップ", "12 px、大域平均"]
+    "text",
+    [
+        "パラメーター数は{value}である。",
+        "Simonyan 2015 表1",
+        "7 × 7の特徴マップ",
+        "12 px、大域平均",
+        "値の一つ一つ",
+        "方法の一つ",
+    ],
 )
 def test_what_is_so_passes(text):
     assert faults(text) == []
