@@ -102,6 +102,15 @@ def test_eight_bits(tmp_path):
     assert any("8 bits" in note for note in found.notes)
 
 
+def test_the_shape_of_a_weight_is_not_that_of_a_scale(tmp_path):
+    scales = [weight("s"), weight("z", dtype=np.uint8), weight("ws", 8), weight("wz", 8, dtype=np.int8)]
+    weights = [*scales, weight("w", 8, 3, 3, 3, dtype=np.int8)]
+    nodes = [("QLinearConv", ["x", "s", "z", "w", "ws", "wz", "s", "z"], ["y"], {})]
+    io = ("x", TensorProto.UINT8, [1, 3, 10, 10]), ("y", TensorProto.UINT8, [1, 8, 8, 8])
+    (row,) = profile_file(write(tmp_path / "q.onnx", nodes, io[:1], io[1:], weights)).rows
+    assert row.weight_shape == (8, 3, 3, 3)
+
+
 # --- of others -------------------------------------------------------------------------------------------------------
 
 

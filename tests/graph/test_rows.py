@@ -38,6 +38,35 @@ X = (2, 8, 10, 10)
 
 
 @pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Linear(6, 4), (2, 6)),
+        (nn.Linear(6, 4, bias=False), (2, 6)),
+        (nn.Linear(1, 4), (2, 1)),  # as many values as its bias
+        (nn.Linear(6, 4), (2, 3, 6)),
+        (nn.Conv2d(8, 6, 3, groups=2), X),
+        (nn.ConvTranspose2d(8, 6, 3), X),
+    ],
+)
+def test_the_shape_of_a_weight_is_that_of_the_layer(layer, shape):
+    (row,) = (row for row in vertebra.anatomy(layer, inputs=torch.empty(shape)).rows if row.macs)
+    assert row.weight_shape == tuple(layer.weight.shape)
+
+
+def test_the_shape_of_a_weight_without_a_layer():
+    class Product(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.added = nn.Parameter(torch.empty(5, 3)), nn.Parameter(torch.empty(4, 3))
+
+        def forward(self, x):
+            return torch.addmm(self.added, x, self.weight) @ x[:3]
+
+    first, second = (row for row in vertebra.anatomy(Product(), inputs=torch.empty(4, 5)).rows if row.macs)
+    assert (first.weight_shape, second.weight_shape) == ((5, 3), ())
+
+
+@pytest.mark.parametrize(
     ("function", "shapes"),
     [
         (lambda x, w: F.conv2d(x, w, padding=1), (X, (6, 8, 3, 3))),

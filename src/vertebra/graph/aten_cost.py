@@ -57,9 +57,12 @@ def _convolution(op: Node) -> Cost:
     )
 
 
+WITH_ADDEND = ("addmm", "baddbmm", "addmv", "addbmm")  # add their first operand, `self`, to the product of the others
+
+
 def _matmul(op: Node) -> Cost:
     refs = [value for value in op.arguments.values() if isinstance(value, Tensor)]
-    bias = op.op in ("addmm", "baddbmm", "addmv", "addbmm") or (op.op == "linear" and len(refs) == 3)
+    bias = op.op in WITH_ADDEND or (op.op == "linear" and len(refs) == 3)
     left = refs[0] if op.op == "linear" or not bias else refs[1]
     inner = left.shape[-1]
     # addbmm also sums over the batch, which the output no longer shows.

@@ -71,7 +71,7 @@ class Row(Sums):
     in_place: bool = False
     inputs: tuple[int, ...] = ()  # indices of the rows that it reads; -1 is the network's input
     input_shapes: tuple[tuple[int, ...], ...] = ()  # of activations
-    weight_shape: tuple[int, ...] = ()  # of a convolution or matrix product
+    weight_shape: tuple[int, ...] = ()  # of a convolution or matrix product, as the network has it
     stride: tuple[int, ...] = ()
     groups: int = 1
 
@@ -94,6 +94,7 @@ def build_rows(graph: Graph) -> list[Row]:
     live = _live_bytes(ops, last_use, graph)
     names = StageNames(graph, [op.module for op, c in kept if c.kind is not Kind.VIEW])
     fields = ReceptiveFields(graph)
+    shapes = _WeightShapes(graph)
     writers = _Writers(graph)
     used: set[int] = set()
     rows: list[Row] = []
@@ -134,7 +135,7 @@ def build_rows(graph: Graph) -> list[Row]:
                 in_place=op.in_place,
                 inputs=writers.of(activations),
                 input_shapes=tuple(ref.shape for ref in activations),
-                weight_shape=weights[0].shape if weights and c.macs else (),
+                weight_shape=shapes.of(op, weights) if c.macs else (),
                 stride=c.window.stride if c.window else (),
                 groups=c.groups,
             )
@@ -142,6 +143,23 @@ def build_rows(graph: Graph) -> list[Row]:
         writers.add(op, index)
     used_paths = {graph.storages[storage].path for storage in used}
     return rows + list(_unused_rows(graph, used_paths, len(rows)))
+
+
+class _WeightShapes:
+    """The shape of each operation's weight in the network: ATen multiplies by the transpose of a linear layer's."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._originals = {
+            node.outputs[0]: node.inputs[0]
+            for node in graph.nodes
+            if node.op in ("t", "transpose", "permute") and len(node.inputs) == 1 and graph.is_weight(node.inputs[0])
+        }
+
+    def of(self, op: Node, weights: Sequence[Tensor]) -> tuple[int, ...]:
+        """The shape of the weight among these, the others being a bias or the scales of quantisation; () for none."""
+        addend = op.arguments.get("self") if op.op in aten_cost.WITH_ADDEND else None
+        found = max((ref for ref in weights if ref != addend), key=lambda ref: len(ref.shape), default=None)
+        return () if found is None else self._originals.get(found, found).shape
 
 
 class _Writers:
