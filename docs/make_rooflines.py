@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import vertebra
 from vertebra.anatomy.roofline import find_device
 from vertebra.lab.charts import BLUE, COLORS, ORANGE
+from vertebra.lab.picture import STYLE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,18 +46,6 @@ JAPANESE = {
     "torch": "torch",
 }
 ENGLISH = {"h100": "H100", "onnxruntime": "ONNX Runtime"}
-STYLE: Any = {
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "vertebra",  # the same file each time
-    "font.family": ["DejaVu Sans"],
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "0.92",
-    "legend.frameon": False,
-}
 
 
 def word(text: str, language: str) -> str:
@@ -142,7 +131,7 @@ def svg(name: str, language: str) -> str:
     from matplotlib.figure import Figure
 
     draw, size = FIGURES[name]
-    with mpl.rc_context(STYLE), warnings.catch_warnings():
+    with mpl.rc_context(STYLE | {"font.family": ["DejaVu Sans"]}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)  # text stays text
         canvas, file = Figure(figsize=size, dpi=100, layout="constrained"), io.BytesIO()
         draw(canvas, language)

@@ -24,10 +24,9 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from tables import table
 
-from vertebra.lab.experiment import Claim
 from vertebra.lab.figure_text import agrees, number
 from vertebra.lab.result import Result
-from vertebra.lab.statement import figure_text
+from vertebra.lab.statement import claim_of, figure_text, said_by
 from vertebra.lab.translation import Translation
 
 WORDS = {
@@ -67,7 +66,8 @@ class Experiment(SphinxDirective):
         title += nodes.strong("", f"{result.number} {t(result.title)}")
         title += nodes.literal("", f"vertebra lab run {result.name}")
         box += title
-        box += said(*stated(result.claim, t, language))
+        states = said_by(result.claim.stated_by, t)
+        box += said(states[0].upper() + states[1:], claim_of(result, t))
         measured = said(words["verdict"], t(result.reason))
         measured[1:1] = [nodes.Text(" "), nodes.inline("", t(result.verdict), classes=["verdict"])]
         box += measured
@@ -96,15 +96,6 @@ class Experiment(SphinxDirective):
         up = "../" * self.env.docname.count("/")
         alt = escape(f"{t(result.title)}. {t(result.caption)}")
         return nodes.raw("", f'<img class="plot" src="{up}_images/lab/{result.name}.svg" alt="{alt}">', format="html")
-
-
-def stated(claim: Claim, t: Translation, language: str) -> tuple[str, str]:
-    """Who states a claim, and the claim."""
-    who, _, line = claim.stated_by.partition(" ")
-    label = {"article": "the article says", "paper": "the paper says", "code": "the quoted code says"}[who]
-    label = t(label)
-    text = claim.claim_ja if language == "ja" else claim.claim
-    return label[0].upper() + label[1:] + (f" ({line})" if line else ""), text
 
 
 def said(label: str, text: str, kind: str = "claim") -> nodes.Node:

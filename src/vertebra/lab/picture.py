@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .result import Result
 
-_STYLE: Any = {
+STYLE: Any = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "vertebra",  # the same file each time
     "font.size": 10,
@@ -46,7 +46,7 @@ def picture(entry: Entry, result: Result, kind: str, language: str = "en") -> by
         import matplotlib as mpl
         from matplotlib.figure import Figure
     experiment, t = entry.load(), Translation(language, result.networks)
-    with mpl.rc_context(_STYLE | {"font.family": _fonts(language)}), warnings.catch_warnings():
+    with mpl.rc_context(STYLE | {"font.family": _fonts(language)}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)  # an SVG holds text, not glyphs
         canvas = Figure(figsize=(8, 5), dpi=120, layout="constrained")
         canvas.suptitle(f"{result.number}. {t(result.title)}", x=0.01, ha="left", weight="bold", fontsize=12)
