@@ -40,7 +40,7 @@ def test_each_backend_is_timed(tiny_model):
 
 def test_one_that_cannot_run_is_told(tiny_model):
     found = list(compare([str(tiny_model)], find_backends(["torch", "onnxruntime"]), **QUICK))
-    assert "this is a file" in found[0].error and found[0].median_ms is None
+    assert found[0].error == "needs the name of a network, and this is a file" and found[0].median_ms is None
     assert found[1].error is None
 
 

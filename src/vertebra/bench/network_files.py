@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vertebra.card import Preprocessing, read_card
-from vertebra.errors import require_extra
+from vertebra.errors import UsageError, require_extra
 from vertebra.loading import exported_file
 from vertebra.model_argument import ModelKind, resolve_model
 from vertebra.model_checksum import read_verified_card
@@ -32,7 +32,7 @@ class NetworkFiles:
         from vertebra import create_model
 
         if self.weights is None:
-            raise ValueError("needs a network's name, and this is a file")
+            raise UsageError("needs the name of a network, and this is a file")
         return create_model(self.name, weights=self.weights).eval()
 
 

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from vertebra.errors import UsageError
+from vertebra.errors import UsageError, VertebraError
 from vertebra.machine import usable_cores
 from vertebra.progress import Progress, silent
 from vertebra.synthetic_photos import synthetic_photos
@@ -193,6 +193,8 @@ def serve_backend(pipe: Connection, backend: Backend, files: NetworkFiles, batch
             pipe.send({"seconds": seconds})
     except EOFError:
         pass  # the parent has closed the pipe
+    except VertebraError as error:
+        pipe.send({"error": str(error)})
     except Exception as error:
         # Whatever a library raises, the other backends are still timed.
         pipe.send({"error": " ".join(f"{type(error).__name__}: {error}".split())[:300]})
