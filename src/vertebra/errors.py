@@ -193,9 +193,11 @@ def suggest(name: str, known: Iterable[str], count: int = 3) -> str:
 
 
 def suggest_path(text: str) -> str:
-    """A hint for a mistyped path from the other names in its folder, or `""`."""
+    """A hint for a mistyped path from the names beside it, or beside its first missing folder; or `""`."""
     path = Path(text)
     try:
+        while not path.parent.exists() and path.parent != path:
+            path = path.parent
         names = [entry.name for entry in path.parent.iterdir()]
     except (OSError, ValueError):
         return ""

@@ -77,6 +77,12 @@ def test_two_photos_and_two_networks(vertebra, place):
     [
         (["absent.png"], 1, "absent.png: no such file"),
         (["a phot.png"], 1, "Did you mean 'a photo.png'?"),
+        (["phots/1.png"], 1, "phots/1.png: no such file. Did you mean 'photos'?"),
+        (
+            ["efficientnet_lite0"],
+            1,
+            "the network of that name is given as the model (--model efficientnet_lite0)",
+        ),
         ([""], 2, "the PHOTO is empty"),
         (["photos"], 1, "photos is a folder, not an image file"),
         (["note.txt"], 1, "note.txt"),

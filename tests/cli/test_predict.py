@@ -601,6 +601,24 @@ def test_a_mistyped_photo(vertebra, tiny_model, folder):
     )
 
 
+def test_a_mistyped_photo_among_others(vertebra, tiny_model, folder):
+    (folder / "ladybird.jpg").touch()
+    photo = next(folder.glob("*.png"))
+    several = vertebra("predict", folder / "ladybrid.jpg", photo, "--model", tiny_model)
+    assert f"{folder}/ladybrid.jpg: no such file. Did you mean 'ladybird.jpg'?" in several.err
+    wrong = vertebra("predict", folder.with_name(f"{folder.name}s") / "1.png", "--model", tiny_model)
+    assert f"1.png: no such file. Did you mean {folder.name!r}?" in wrong.err
+
+
+def test_a_network_in_the_place_of_a_photo(vertebra, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = vertebra("predict", "resnet18", "--model", tiny_model)
+    assert result.err.splitlines()[0] == (
+        "vertebra: resnet18: no such file. A photo is expected here; the network of that name is given as the model "
+        "(--model resnet18)."
+    )
+
+
 def test_progress_on_a_terminal(vertebra, tiny_model, folder, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     result = vertebra("predict", folder, "--model", tiny_model)

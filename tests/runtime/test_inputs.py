@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+import re
 import threading
 import time
 import zipfile
@@ -415,6 +416,23 @@ def test_what_is_no_image_in_a_list_or_a_generator(network, make, message, monke
 def test_what_is_no_images_is_refused(network, make, message):
     with pytest.raises(UsageError, match=message):
         network.predict_many(make())
+
+
+def test_a_mistyped_path_is_told_with_the_nearest(network, folder):
+    wrong = folder / "aa.png"
+    message = rf"{wrong}: no such file\. Did you mean 'a\.png'"
+    for given in (wrong, str(wrong)):
+        with pytest.raises(ImageError, match=message):
+            network.predict(given)
+        (result,) = network.predict_many([given])
+        assert re.match(message, result.error)
+        (result,) = network.predict_many(iter([given]))
+        assert re.match(message, result.error)
+    many = [result.error for result in network.predict_many([wrong] * 12)]
+    assert [bool(re.match(message, error)) for error in many] == [True] * 8 + [False] * 4  # each search takes time
+    assert set(many[8:]) == {f"{wrong}: no such file"}
+    (result,) = network.predict_many(["a\0.png"])
+    assert "no such file" not in result.error and "null" in result.error
 
 
 def test_one_photo_is_no_folder_and_no_pattern(network, folder, monkeypatch):

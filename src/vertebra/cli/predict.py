@@ -15,7 +15,7 @@ import typer
 
 from vertebra.cli._options import BitsOverCard, model_help, options_of
 from vertebra.cli._output import echo, print_json_list
-from vertebra.errors import ImageError, UsageError, VertebraWarning, printable, suggest_path
+from vertebra.errors import ImageError, UsageError, VertebraWarning, printable
 from vertebra.progress import Progress, progress_bar, silent
 from vertebra.units import counted
 
@@ -144,7 +144,7 @@ def _report_missing(settings: Settings, given: _InputPhotos) -> None:
     from vertebra.runtime.prediction import Prediction
 
     count = given.count or 0
-    errors = (Prediction(photo.path, error=photo.error or _not_found(photo.path, count)) for photo in given.photos)
+    errors = (Prediction(photo.path, error=photo.error or f"{photo.path}: no such file") for photo in given.photos)
     _write_results(errors, settings, count, None)
     raise ImageError(f"{count} of {count} photos could not be classified.")
 
@@ -169,11 +169,6 @@ def _load_predictor(settings: Settings, count: int | None) -> Predictor:
             fast_start=count is not None and count <= FAST_START_PHOTOS,
             progress=say,
         )
-
-
-def _not_found(path: str, count: int) -> str:
-    hint = suggest_path(path) if count <= FEW else ""  # each is searched for in its folder
-    return f"{path}: no such file. {hint}" if hint else f"{path}: no such file"
 
 
 def _open_stdin() -> IO[bytes]:

@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image, features
 
 from vertebra.decoding import Source, decode, source_name
-from vertebra.errors import ImageError, UsageError, suggest_path
+from vertebra.errors import ImageError, UsageError
+from vertebra.missing_photos import explain_missing, is_missing
 from vertebra.pixels import Pixels, resize_and_crop
 from vertebra.preprocessing import Preprocessing, center_crop_box, resized_size, strip_crop_box
 
@@ -88,15 +89,11 @@ def check_photo(source: Source) -> None:
             raise UsageError("the PHOTO is empty, as an unset variable would be. Give the path of a photo.")
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
             raise UsageError(f"{text} is a web address. Download the photo, then give its path.")
-        try:
-            decode(source)
-        except ImageError as error:
-            hint = "" if os.path.lexists(text) else suggest_path(text)
-            raise ImageError(f"{error}. {hint}" if hint else str(error)) from error
-    else:
-        decode(source)
-        if hasattr(source, "seek"):
-            source.seek(0)
+        if is_missing(text):
+            raise ImageError(explain_missing(text))
+    decode(source)
+    if hasattr(source, "seek"):
+        source.seek(0)
 
 
 def read_photo(source: Source, preprocessing: Preprocessing) -> Photo:

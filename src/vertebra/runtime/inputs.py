@@ -16,6 +16,7 @@ from PIL import Image
 from vertebra.card import Preprocessing
 from vertebra.decoding import has_several_frames
 from vertebra.errors import ImageError, UsageError
+from vertebra.missing_photos import MissingPhotos, explain_missing, is_missing
 
 from .array_inputs import Tensor, is_array, parse_pixels, undo_normalisation
 from .input_checks import LONGEST_PATH, ONE_IMAGE, TABLES, input_error, require_binary_file, require_file_content
@@ -69,7 +70,8 @@ def parse_inputs(values: Any, preprocessing: Preprocessing | None = None) -> tup
     _reject_shared_frames(listed)
     # All are checked before the first is predicted, so that an error in the last shows at once.
     checked = [_parse_item(value, index, reader) for index, value in enumerate(listed)]
-    found = (item for part in checked for item in _find_photos(part))
+    missing = MissingPhotos()
+    found = (item for part in checked for item in _find_photos(part, missing))
     if len(checked) > MAX_COUNTED:
         return found, len(checked)
     known = list(found)
@@ -112,17 +114,19 @@ def _require_one_path(value: Any) -> str:
         raise ImageError(
             f"{path}: no such file. Where it is a pattern, write predict_many({path!r}) for all that match."
         )
+    if is_missing(path):
+        raise ImageError(explain_missing(path))
     return path
 
 
-def _find_photos(part: Any) -> Iterable[Photo]:
+def _find_photos(part: Any, missing: MissingPhotos) -> Iterable[Photo]:
     """Find the photos of a parsed item: text as on the command line, other paths, or photos in memory."""
     if not _is_path(part):
         return part  # type: ignore[no-any-return]
     path = _check_path(part, "the image")
     if isinstance(part, str) or os.path.isdir(path):  # noqa: PTH112
-        return photos([path])
-    return [Photo(path)]
+        return photos([path], missing=missing)
+    return [Photo(path, missing.error(path))]
 
 
 # --- many -------------------------------------------------------------------------------------------------------------
@@ -174,8 +178,9 @@ def _reject_shared_frames(listed: list[Any]) -> None:
 
 
 def _parse_lazily(values: Iterable[Any], reader: _InputParser) -> Iterator[Photo]:
+    missing = MissingPhotos()
     for index, value in enumerate(values):
-        for item in _find_photos(_parse_item(value, index, reader)):
+        for item in _find_photos(_parse_item(value, index, reader), missing):
             # The caller may reuse this memory or close this file for the next item; bytes stay.
             if item.content is not None and not isinstance(item.content, bytes):
                 item = replace(item, may_change=True)

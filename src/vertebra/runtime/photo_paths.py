@@ -15,6 +15,7 @@ from typing import IO
 
 from vertebra.errors import warn
 from vertebra.file_kinds import Kind, describe_skipped
+from vertebra.missing_photos import MissingPhotos
 from vertebra.photo_files import (
     SUFFIXES,
     FolderPath,
@@ -34,20 +35,24 @@ from .photo import Photo, is_url
 STANDARD_INPUT = "-"
 
 
-def photos(arguments: Iterable[str], stdin: IO[bytes] | None = None) -> Iterator[Photo]:
+def photos(
+    arguments: Iterable[str], stdin: IO[bytes] | None = None, missing: MissingPhotos | None = None
+) -> Iterator[Photo]:
     """Yield the photos of arguments; folders are searched recursively.
 
     Arguments are files, folders, patterns such as `'shots/**/*.jpg'`, web addresses, or `-` (if `stdin` is given) for a
     list of these without patterns, one per line or ended by NUL, as `find -print0` writes them.
+    `missing` explains the paths of no file; None: a new one.
     """
+    missing = missing or MissingPhotos()
     for argument in arguments:
         if argument == STANDARD_INPUT and stdin is not None:
             for line in read_list(stdin):
-                yield from _expand_path(line)
+                yield from _expand_path(line, missing)
         elif glob.has_magic(argument) and not is_url(argument) and not os.path.lexists(argument):
-            yield from _expand_pattern(argument)
+            yield from _expand_pattern(argument, missing)
         else:
-            yield from _expand_path(argument)
+            yield from _expand_path(argument, missing)
 
 
 def read_list(stream: IO[bytes]) -> Iterator[str]:
@@ -69,9 +74,9 @@ def read_list(stream: IO[bytes]) -> Iterator[str]:
                 yield os.fsdecode(name)
 
 
-def _expand_path(name: str) -> Iterator[Photo]:
+def _expand_path(name: str, missing: MissingPhotos) -> Iterator[Photo]:
     if is_url(name) or not os.path.isdir(name):  # noqa: PTH112 - a name may be no path at all (a NUL in it)
-        yield Photo(name)
+        yield Photo(name, None if is_url(name) else missing.error(name))
         return
     found = False
     kinds: dict[Kind, list[str]] = {}
@@ -88,7 +93,7 @@ def _expand_path(name: str) -> Iterator[Photo]:
             warn(other)
 
 
-def _expand_pattern(pattern: str) -> Iterator[Photo]:
+def _expand_pattern(pattern: str, missing: MissingPhotos) -> Iterator[Photo]:
     written = Path(pattern).parts
     found = {
         path: error
@@ -102,7 +107,7 @@ def _expand_pattern(pattern: str) -> Iterator[Photo]:
             yield Photo(path, error)
         # `**` matches folders and files; the files of a folder are matched themselves.
         elif "**" not in pattern or not os.path.isdir(path):  # noqa: PTH112
-            yield from _expand_path(path)
+            yield from _expand_path(path, missing)
 
 
 def _glob(pattern: str) -> Iterator[tuple[str, str | None]]:
