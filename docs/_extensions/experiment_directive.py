@@ -24,7 +24,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from tables import table
 
-from vertebra.lab.figure_text import agrees, number
+from vertebra.lab.figure_text import comparison, number
 from vertebra.lab.result import Result
 from vertebra.lab.statement import claim_of, figure_text, said_by
 from vertebra.lab.translation import Translation
@@ -84,7 +84,7 @@ class Experiment(SphinxDirective):
             told = ""
             if expected is not None:
                 figure = result.figures[name]
-                word = "agrees" if agrees(figure.value, expected.value, expected.tolerance) else "differs"
+                word = comparison(figure.value, expected.value, expected.tolerance, figure.interval)
                 told = f"{number(expected.value, t(figure.unit))} ({t(expected.source)}): {t(word)}"
             rows.append([t(name), figure_text(result.figures[name], t), told])
         return table(rows if any(row[2] for row in rows[1:]) else [row[:2] for row in rows], "experiment-figures")

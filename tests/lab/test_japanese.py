@@ -38,7 +38,7 @@ def texts_of_the_frame():
         yield from (match[2] for match in re.finditer(r"\bt\((['\"])((?:(?!\1).)+)\1", source))
     yield from (*Verdict, *Kind, "#", "name", "family", "decided by", "claim", "verdict", "what decided", "agrees")
     yield from ("differs", "not run", "failed", "the article says", "the paper says", "the quoted code says")
-    yield from ("cpu", "threads", "gpu", "all", "it trains or times", "3 experiments")
+    yield from ("in the interval", "cpu", "threads", "gpu", "all", "it trains or times", "3 experiments")
     for name in SHARED:
         yield from reasons(ROOT / "src/vertebra/lab" / name)
 

@@ -12,7 +12,7 @@ pytest.importorskip("sklearn")
 from vertebra.errors import UsageError, VertebraError
 from vertebra.lab import run
 from vertebra.lab.experiment import Expected, Figure, Judgement, Measured, Verdict
-from vertebra.lab.figure_text import agrees, interval, number
+from vertebra.lab.figure_text import agrees, comparison, interval, number
 from vertebra.lab.registry import find_one
 from vertebra.lab.result import Result
 from vertebra.lab.statement import command, figure_rows, said_by
@@ -62,6 +62,8 @@ def test_intervals_and_what_agrees():
     assert Figure(7).text() == "7"
     assert agrees(89.36, 89.4, 0.001) and not agrees(89.2, 89.4, 0.001)
     assert agrees(7, 7, 0) and not agrees(7.001, 7, 0) and agrees(-2.0, -2, 0) and not agrees(float("nan"), 1, 0.1)
+    assert comparison(0.31, 0.25, 0.2, (-0.7, 1.4)) == "in the interval" and comparison(0.26, 0.25, 0.2) == "agrees"
+    assert comparison(-0.28, -0.5, 0.3, (-0.34, -0.23)) == comparison(0.31, 0.25, 0.2) == "differs"
     assert agrees(1e-15, 0, 1e-12) and not agrees(1e-11, 0, 1e-12) and agrees(0, 0, 0) and not agrees(1, 0, 0)
 
 

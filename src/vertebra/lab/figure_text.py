@@ -41,3 +41,10 @@ def interval(ends: tuple[float, float] | None, unit: str = "") -> str:
 def agrees(value: float, expected: float, tolerance: float) -> bool:
     """Whether a measured number is the expected one, within a relative tolerance; an absolute one where that is 0."""
     return abs(value - expected) <= (tolerance or 1e-9) * (abs(expected) or 1)
+
+
+def comparison(value: float, expected: float, tolerance: float, ends: tuple[float, float] | None = None) -> str:
+    """In words, in English: "in the interval" where only the 95 % interval reaches what is expected."""
+    if agrees(value, expected, tolerance):
+        return "agrees"
+    return "in the interval" if ends is not None and ends[0] <= expected <= ends[1] else "differs"

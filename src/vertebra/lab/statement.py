@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .each_network import REFUSED, by_reason
 from .experiment import Expected, Figure
-from .figure_text import agrees, interval, number
+from .figure_text import comparison, interval, number
 from .result import Result
 from .translation import Translation
 
@@ -49,13 +49,8 @@ class FigureRow:
     interval: str
     expected: str
     source: str
-    agrees: bool | None  # None: nothing is expected, or nothing was measured
+    comparison: str  # in words, in English; empty where nothing is expected, or nothing was measured
     decides: bool
-
-    @property
-    def comparison(self) -> str:
-        """In words, in English."""
-        return "" if self.agrees is None else "agrees" if self.agrees else "differs"
 
 
 def figure_rows(result: Result, t: Translation) -> list[FigureRow]:
@@ -80,9 +75,13 @@ def _row(result: Result, name: str, t: Translation) -> FigureRow:
         "" if figure is None else _in_words(interval(figure.interval, t(unit)), t),
         "" if expected is None else number(expected.value, t(unit)),
         "" if expected is None else t(expected.source),
-        None if figure is None or expected is None else agrees(figure.value, expected.value, expected.tolerance),
+        "" if figure is None or expected is None else _compared(figure, expected),
         name in result.decided_by,
     )
+
+
+def _compared(figure: Figure, expected: Expected) -> str:
+    return comparison(figure.value, expected.value, expected.tolerance, figure.interval)
 
 
 def figure_text(figure: Figure, t: Translation) -> str:
