@@ -100,7 +100,7 @@ _SCALING = {
     "b6": (1.8, 2.6, 0.5),
     "b7": (2.0, 3.1, 0.5),
 }
-# Table 4 of EfficientNetV2 has S; M and L are its searched scalings. The first three rows are fused.
+# Table 4 of EfficientNetV2 has S; M and L are scaled up from it (section 3.3). The first three rows are fused.
 _V2_S = (
     (1, 3, 1, 24, 24, 2),  # 192 × 192, for an input of 384 × 384
     (4, 3, 2, 24, 48, 4),  # 96 × 96
