@@ -14,6 +14,7 @@ from .duplicates import DuplicateGroup, find_duplicates
 from .image_info import ImageInfo, ImageInfoCache, read_file, read_image_info
 from .imagenet_labels import INDEX, class_index_notes, match_imagenet
 from .label_names import match_names
+from .name_or_folder import is_public_name
 from .read import open_dataset, resolve_source
 from .split import Shares, assign_folds, assign_splits
 from .sqlite_cache import SqliteCache
@@ -44,6 +45,7 @@ __all__ = [
     "class_index_notes",
     "find_duplicates",
     "findings",
+    "is_public_name",
     "is_table",
     "look_through",
     "match_imagenet",

@@ -12,6 +12,7 @@ from vertebra.file_kinds import detect_file_kind
 from .class_folders import read_folder
 from .dataset import Dataset
 from .dataset_checks import require_classes, require_seen
+from .name_or_folder import is_public_name, warn_which
 from .named_datasets import NAMES, read_named
 from .table import read_table
 from .table_columns import TableOptions
@@ -34,7 +35,8 @@ def open_dataset(
     Args:
         data: a folder of class folders; a folder of `train`, `val` (`valid`, `validation`, …) and `test` folders with
             class folders in them; a .csv, .tsv, .txt or .parquet table with the columns path, label and optionally
-            split; or a name: `digits` (scikit-learn's handwritten digits, offline) or one that torchvision downloads.
+            split; or a name: `digits` (scikit-learn's handwritten digits, offline) or one that torchvision downloads. A
+            folder of such a name is read in its place where it holds photos, unlike the folder of a run.
         ignore: what to leave out: folders by name or path; of a table labels, splits and columns.
         allow_unseen: leave out classes without training photos instead of raising an error.
         training: False for evaluation: one class is enough, and no class needs training photos.
@@ -72,8 +74,10 @@ def resolve_source(data: str | os.PathLike[str], **columns: str | None) -> Calla
     given = [f"--{name.replace('_', '-')}" for name, value in columns.items() if value is not None]
     if given and not is_table(path):
         raise UsageError(f"{given[0]} is for tables ({', '.join(TABLE_SUFFIXES)}), and {text} is none. Leave it out.")
+    if is_public_name(text):
+        return lambda ignore, training: _read_public(text, ignore)
     if is_there and path.is_dir():
-        return lambda ignore, training: read_folder(path, ignore=ignore, training=training)
+        return lambda ignore, training: _read_folder(text, ignore, training)
     if path.suffix.lower() in TABLE_SUFFIXES and (is_there or path.name != text):
         return lambda ignore, training: read_table(path, ignore=ignore, options=TableOptions(**columns))
     if is_there:
@@ -83,10 +87,18 @@ def resolve_source(data: str | os.PathLike[str], **columns: str | None) -> Calla
             f"{text} is a file that is {what}. Give a folder of class folders, or a table ending in "
             f"{', '.join(TABLE_SUFFIXES)}."
         )
-    if text in NAMES:
-        return lambda ignore, training: read_named(text, ignore=ignore)
     hint = suggest(text, NAMES) or suggest_path(text) or f"Names that need no folder: {', '.join(sorted(NAMES))}."
     raise UsageError(f"there is no folder, table or data set {text!r}. {hint}")
+
+
+def _read_public(name: str, ignore: Sequence[str]) -> Dataset:
+    warn_which(name, public=True)
+    return read_named(name, ignore=ignore)
+
+
+def _read_folder(text: str, ignore: Sequence[str], training: bool) -> Dataset:
+    warn_which(text, public=False)
+    return read_folder(Path(text), ignore=ignore, training=training)
 
 
 def _is_there(path: Path) -> bool:

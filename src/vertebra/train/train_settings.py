@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from vertebra.data import is_public_name
 from vertebra.errors import UsageError, suggest
 from vertebra.preprocessing import BITS, Decoding
 
@@ -117,8 +118,9 @@ class Settings:
 
     @property
     def resolved_data(self) -> str:
-        """`data` relative to the current folder, wherever the run started."""
-        return self._resolve_path(self.data)
+        """`data` relative to the current folder, wherever the run started; a public data set by its name."""
+        path = self._resolve_path(self.data)
+        return self.data if is_public_name(self.data, Path(path)) else path
 
     @property
     def resolved_weights(self) -> str:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vertebra.data import resolve_source
+from vertebra.data import is_public_name, resolve_source
 from vertebra.errors import UsageError, VertebraError, require_extra, require_packages, suggest
 from vertebra.files import write_durably
 from vertebra.model_argument import resolve_model
@@ -71,7 +71,7 @@ def train(
     paths = {name: os.fspath(value) for name, value in options.items() if isinstance(value, os.PathLike)}
     settings = Settings.from_mapping({"data": os.fspath(data), **options, **paths}, "train()")
     settings = _resolve_network(settings)
-    places = (settings.data, settings.weights, settings.image_root)
+    places = (None if is_public_name(settings.data) else settings.data, settings.weights, settings.image_root)
     if any(text is not None and not Path(text).is_absolute() and Path(text).exists() for text in places):
         settings = replace(settings, cwd=str(Path.cwd()))  # the run may be resumed from another folder
     folder: Path | None = None
