@@ -117,8 +117,9 @@ docs: docs-en docs-ja
 	$(BIN)/python docs/check_links.py build/docs
 	@echo "Open build/docs/index.html"
 
+# Sphinx does not read an unchanged page again: without its memory the next build has the warnings of this one.
 docs-en docs-ja: docs-%: $(VENV)/.stamp-docs
-	$(SPHINX) -D language=$* build/docs/$*
+	$(SPHINX) -D language=$* build/docs/$* || { rm -f build/docs/$*/.doctrees/environment.pickle; exit 1; }
 
 # Takes changed texts over into the Japanese catalogues, where they are then translated.
 strings: $(VENV)/.stamp-docs

@@ -24,6 +24,7 @@ extensions = [
     "experiment_directive",
     "translated_pages",
     "reference_directives",
+    "made_from",
 ]
 exclude_patterns = ["_*", "locale"]
 default_role = "code"

@@ -24,6 +24,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from tables import table
 
+from vertebra.errors import VertebraError
 from vertebra.lab.figure_text import comparison, number
 from vertebra.lab.result import Result
 from vertebra.lab.statement import claim_of, figure_text, said_by
@@ -57,8 +58,11 @@ class Experiment(SphinxDirective):
                 look_up(result.figures, each, f"figure of {name}")
             if "run" in self.options:
                 again(result)
-        except LookupError as error:
+            return [self.box(result, shown)]
+        except (LookupError, VertebraError) as error:
             raise self.error(str(error)) from None
+
+    def box(self, result: Result, shown: Iterable[str]) -> nodes.Node:
         language = self.config.language
         t, words = Translation(language), WORDS[language]
         box = nodes.container(classes=["experiment", f"verdict-{result.verdict.replace(' ', '-')}"])
@@ -75,7 +79,7 @@ class Experiment(SphinxDirective):
         box += said(words["rule"], t(result.claim.rule), "rule")
         if "no-picture" not in self.options:
             box += self.picture(result, language, t)
-        return [box]
+        return box
 
     def table(self, result: Result, shown: Iterable[str], t: Translation, words: dict[str, str]) -> nodes.Node:
         rows = [[words["figure"], words["measured"], words["expected"]]]
@@ -115,7 +119,8 @@ def again(result: Result) -> None:
 
     now = lab.run(result.name, fresh=True)
     if now.verdict != result.verdict:
-        raise LookupError(f"{result.name} gives {now.verdict!r} now; on record is {result.verdict!r}: run bench/lab.py")
+        was = f"bench/results/lab.json has {str(result.verdict)!r}"
+        raise LookupError(f"{result.name} gives {str(now.verdict)!r} now, {was}; python bench/lab.py measures again")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -16,19 +16,22 @@ What stands in it is an expression, as Jinja2 has them:
 from __future__ import annotations
 
 import json
+import math
+import re
+from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from jinja2 import StrictUndefined, TemplateError
+from jinja2 import StrictUndefined, UndefinedError
 from jinja2.sandbox import SandboxedEnvironment
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxRole
 
 from vertebra.anatomy.roofline import find_device
-from vertebra.errors import UsageError
+from vertebra.errors import UsageError, VertebraError
 from vertebra.lab.experiment import Figure
 from vertebra.lab.figure_text import number
 from vertebra.lab.result import Result
@@ -44,8 +47,9 @@ class Number(SphinxRole):
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         try:
             text = evaluate(self.text, self.config.language)
-        except (TemplateError, LookupError, TypeError, ValueError, ArithmeticError) as error:
-            message = self.inliner.reporter.error(f"{{n}}`{self.text}`: {error}", line=self.lineno)
+        except Exception as error:  # an expression can fail in any way
+            hint = "; of a figure one computes with its .value" if "'Figure'" in str(error) else ""
+            message = self.inliner.reporter.error(f"{{n}}`{self.text}`: {error}{hint}", line=self.lineno)
             return [nodes.problematic(self.rawtext, self.rawtext)], [message]
         return [nodes.inline(self.rawtext, text, classes=["number"])], []
 
@@ -55,14 +59,35 @@ def evaluate(expression: str, language: str = "en") -> str:
 
     Raises:
         LookupError: there is no such figure, count or statement; nearest names are in the message.
-        TemplateError: it is no expression.
+        TemplateError: it is no expression, or has a name that there is not.
+        TypeError: its value is neither a number nor text.
+        ValueError: it is NaN or infinite.
     """
-    value = environment().compile_expression(expression, undefined_to_none=False)()
-    if isinstance(value, StrictUndefined):
-        str(value)  # raises, naming it
+    try:
+        value = environment().compile_expression(expression, undefined_to_none=False)()
+        if isinstance(value, StrictUndefined):
+            str(value)  # raises, naming it
+    except UndefinedError as error:
+        raise UndefinedError(f"{error}{nearest(str(error))}") from None
+    unit = ""
     if isinstance(value, Figure):
-        return number(value.value, Translation(language)(value.unit))
-    return value if isinstance(value, str) else number(value)
+        value, unit = value.value, Translation(language)(value.unit)
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        raise TypeError(f"it is a table; add one of its names: {', '.join(map(str, list(value)[:12]))}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"its value is no number but {type(value).__name__}")
+    if not math.isfinite(value):
+        raise ValueError(f"its value is {value}")
+    return number(value, unit)
+
+
+def nearest(message: str) -> str:
+    """What is added to Jinja2's message of a name that there is not: the names of the page's numbers that it may be."""
+    name = re.match(r"'(.*)' is undefined", message)
+    near = get_close_matches(name[1], environment().globals, 3, 0.5) if name else []
+    return f"; nearest: {', '.join(map(repr, near))}" if near else ""
 
 
 @cache
@@ -86,8 +111,16 @@ def environment() -> SandboxedEnvironment:
 
 @cache
 def results(file: str = "lab") -> dict[str, Result]:
-    """The results of the lab by name of the experiment; those on a GPU are in the file "lab_gpu"."""
-    return {name: Result.from_dict(result) for name, result in read(RESULTS / f"{file}.json")["results"].items()}
+    """The results of the lab by name of the experiment; those on a GPU are in the file "lab_gpu".
+
+    Raises:
+        LookupError: there is no such file, or it has none.
+    """
+    kept = look_up(read(RESULTS / f"{file}.json"), "results", f"key of bench/results/{file}.json")
+    try:
+        return {name: Result.from_dict(result) for name, result in kept.items()}
+    except (VertebraError, TypeError, ValueError, LookupError) as error:
+        raise LookupError(f"bench/results/{file}.json has a damaged result: {error}; run bench/lab.py") from None
 
 
 def lab(experiment: str, figure: str) -> Figure:
@@ -102,15 +135,26 @@ def lab_gpu(experiment: str, figure: str) -> Figure:
 
 def paper(name: str, figure: str) -> Any:
     """A number as a paper states it; its table or section stands beside it in `docs/numbers/papers/NAME.json`."""
-    stated = read(DOCS / "numbers" / "papers" / f"{name}.json")
-    return look_up(stated["figures"], figure, f"figure of papers/{name}.json")["value"]
+    file = f"docs/numbers/papers/{name}.json"
+    stated = look_up(read(DOCS / "numbers" / "papers" / f"{name}.json"), "figures", f"key of {file}")
+    found = look_up(stated, figure, f"figure of {file}")
+    if not found.get("where"):
+        raise LookupError(f'{file} does not say where the paper states {figure!r}; add its table or section as "where"')
+    return look_up(found, "value", f"key of {figure!r} in {file}")
 
 
 def bench(name: str, *path: str | int) -> Any:
     """A value of `bench/results/NAME.json`, by the keys that lead to it."""
     value = read(RESULTS / f"{name}.json")
     for key in path:
-        value = value[key] if isinstance(value, list) else look_up(value, str(key), f"key of {name}.json")
+        if isinstance(value, list):
+            if not (isinstance(key, int) and key < len(value)):
+                raise LookupError(
+                    f"{name}.json has {len(value)} rows here and no {key!r}; row(…) finds one by its values"
+                )
+            value = value[key]
+        else:
+            value = look_up(value, str(key), f"key of {name}.json")
     return value
 
 
@@ -139,11 +183,16 @@ def read(path: Path) -> Any:
     """A file of JSON.
 
     Raises:
-        LookupError: there is none.
+        LookupError: there is none, or it is damaged.
     """
+    name = path.relative_to(DOCS.parent)
     if not path.is_file():
-        raise LookupError(f"there is no {path.relative_to(DOCS.parent)}")
-    return json.loads(path.read_text(encoding="utf-8"))
+        near = get_close_matches(path.stem, [each.stem for each in path.parent.glob("*.json")], 3, 0.5)
+        raise LookupError(f"there is no {name}; nearest: {', '.join(near) or 'none'}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise LookupError(f"{name} is damaged: {error}") from None
 
 
 def look_up(table: Any, name: str, what: str) -> Any:
@@ -152,8 +201,10 @@ def look_up(table: Any, name: str, what: str) -> Any:
     Raises:
         LookupError: it has no such name; the message has the nearest ones.
     """
+    if not isinstance(table, Mapping):
+        raise LookupError(f"there is no {what} {name!r}: what is there is {type(table).__name__}, no table")
     if name not in table:
-        near = get_close_matches(name, table, 3, 0.5)
+        near = get_close_matches(name, map(str, table), 3, 0.5)
         raise LookupError(f"there is no {what} {name!r}; nearest: {', '.join(map(repr, near)) or 'none'}")
     return table[name]
 

@@ -34,7 +34,13 @@ class Fields(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         module, _, name = self.arguments[0].rpartition(".")
-        described = getattr(import_module(module), name)
+        try:
+            described = getattr(import_module(module), name)
+            fields_of(described)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise self.error(f"fields: there is no {self.arguments[0]}: {error}") from None
+        except TypeError:
+            raise self.error(f"fields: {self.arguments[0]} is no dataclass") from None
         comments = comments_of(described)
         rows = [["name", "type", "default", "meaning"]]
         for each in fields_of(described):

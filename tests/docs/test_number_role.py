@@ -52,11 +52,49 @@ def test_units_are_in_the_language_of_the_build(role):
         ("vgg16.parameter", "parameter"),
         ("1 +", "unexpected|expected"),
         ("().__class__.__mro__", "unsafe"),
+        ("vgg61.parameters", "'vgg16'"),
+        ("vgg16", "table.*parameters, macs"),
+        ("lab", "function"),
+        ("1 > 0", "bool"),
+        ("none", "NoneType"),
+        ("digits", "no number"),
+        ("M(vgg16.macs) == 0", "bool"),
+        ("vgg16.macs * 10.0 ** 300 * 10.0 ** 300", "inf"),
+        ('bench("gpu", "forward", "x")', "rows here and no 'x'"),
+        ('bench("gpu", "forward", 100000)', "rows here and no 100000"),
+        ('bench("gpu", "forward", 0, "network", "x")', "str, no table"),
+        ('bench("gpus", "forward")', "there is no bench/results/gpus.json; nearest: gpu"),
     ],
 )
-def test_a_name_that_does_not_exist_is_told(role, expression, near):
-    with pytest.raises((LookupError, TemplateError), match=near):
+def test_what_is_no_number_is_told(role, expression, near):
+    with pytest.raises((LookupError, TemplateError, TypeError, ValueError), match=near):
         role.evaluate(expression)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "papers/vgg.json is damaged: .*line 1"),
+        ("[]", "there is no key of docs/numbers/papers/vgg.json 'figures'"),
+        ('{"figures": {"top-5 error": {"value": 7.3}}}', "does not say where the paper states 'top-5 error'"),
+        ('{"figures": {"top-5 error": {"where": "Table 3"}}}', "there is no key of 'top-5 error' .* 'value'"),
+    ],
+)
+def test_a_paper_of_which_something_is_missing_is_told(role, monkeypatch, tmp_path, text, message):
+    monkeypatch.setattr(role, "DOCS", tmp_path / "docs")
+    path = tmp_path / "docs" / "numbers" / "papers" / "vgg.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.raises(LookupError, match=message):
+        role.paper("vgg", "top-5 error")
+
+
+def test_a_damaged_result_of_the_lab_is_told(role, monkeypatch, tmp_path):
+    monkeypatch.setattr(role, "DOCS", tmp_path / "docs")
+    monkeypatch.setattr(role, "RESULTS", tmp_path)
+    (tmp_path / "damaged.json").write_text('{"results": {"vgg-parameters": {"number": "01"}}}')
+    with pytest.raises(LookupError, match=r"damaged.json has a damaged result: .* lacks .*; run bench/lab.py"):
+        role.results("damaged")
 
 
 def test_counts_are_those_of_the_networks(docs_module):
