@@ -12,6 +12,7 @@ a verdict other than the one on record ends the build.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
@@ -90,7 +91,7 @@ class Experiment(SphinxDirective):
                 figure = result.figures[name]
                 word = comparison(figure.value, expected.value, expected.tolerance, figure.interval)
                 told = f"{number(expected.value, t(figure.unit))} ({t(expected.source)}): {t(word)}"
-            rows.append([t(name), figure_text(result.figures[name], t), told])
+            rows.append([t(name), unbroken(figure_text(result.figures[name], t)), unbroken(told)])
         return table(rows if any(row[2] for row in rows[1:]) else [row[:2] for row in rows], "experiment-figures")
 
     def picture(self, result: Result, language: str, t: Translation) -> nodes.Node:
@@ -100,6 +101,11 @@ class Experiment(SphinxDirective):
         up = "../" * self.env.docname.count("/")
         alt = escape(f"{t(result.title)}. {t(result.caption)}")
         return nodes.raw("", f'<img class="plot" src="{up}_images/lab/{result.name}.svg" alt="{alt}">', format="html")
+
+
+def unbroken(text: str) -> str:
+    """A number with its unit, and "n = 3", stay on one line."""
+    return re.sub(r"(?<=\d) (?=[^\s(])|(?<=n) (?==)|(?<==) ", "\u00a0", text)
 
 
 def said(label: str, text: str, kind: str = "claim") -> nodes.Node:

@@ -33,6 +33,9 @@ def wrong(message, name=""):
         yield f"other numbers: {ROLE.findall(english)}, {ROLE.findall(japanese)}"
     if english.startswith("![") != japanese.startswith("!["):
         yield "a picture and a text"
+    for phrase in re.findall(r"(?<!\*)\*(?![*\s])([^*]+)\*(?!\*)", ROLE.sub("", japanese).replace("**", "")):
+        if re.search("[ぁ-んァ-ヶ一-龠]", phrase):
+            yield f"*{phrase}*: Japanese letters have no italics, **so**"
     yield from faults(NOT_PROSE.sub("", japanese))
 
 
@@ -54,7 +57,7 @@ def test_every_page_has_its_catalogue():
         page.relative_to(DOCS).with_suffix("") for folder in ("book", "guides") for page in (DOCS / folder).glob("*.md")
     }
     root = DOCS / "locale" / "ja" / "LC_MESSAGES"
-    assert {path.relative_to(root).with_suffix("") for path in CATALOGUES} == pages | {Path("index")}
+    assert {path.relative_to(root).with_suffix("") for path in CATALOGUES} == pages | {Path("index"), Path("sphinx")}
 
 
 def test_headings_that_chapters_share_are_translated_alike():
@@ -89,6 +92,7 @@ def test_headings_that_chapters_share_are_translated_alike():
         ("It is cheap.", "安いです。"),
         ("A depthwise convolution", "depthwise畳み込み"),
         ("![The network](figures/x.svg)", "ネットワーク"),
+        ("becomes *smaller*", "*小さく*なる"),
     ],
 )
 def test_what_is_wrong_is_found(english, japanese):

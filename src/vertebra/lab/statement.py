@@ -19,13 +19,13 @@ _NOT_FINITE = ("not a number", "minus infinite", "infinite")
 
 def said_by(stated_by: str, t: Translation) -> str:
     """`"the article says (l.7)"`; of several sources each."""
+    space, comma = ("", "、") if t.language == "ja" else (" ", ", ")
     found = []
     for part in stated_by.split(";"):
         source, _, place = part.strip().partition(" ")
-        place = ", ".join(re.sub(r"[()]", "", place).replace(" comment", ", comment").split(", ")).strip()
-        brackets = ("(", ")") if t.language == "ja" else (" (", ")")
-        found.append(t(_SAYS[source]) + (brackets[0] + place + brackets[1] if place else ""))
-    return ("、" if t.language == "ja" else ", ").join(found)
+        place = re.sub(r"[()]", "", place).replace(" comment", f", {t('comment')}").strip(", ")
+        found.append(t(_SAYS[source]) + (f"{space}({place.replace(', ', comma)})" if place else ""))
+    return comma.join(found)
 
 
 def claim_of(result: Result, t: Translation) -> str:
