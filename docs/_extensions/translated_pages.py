@@ -1,6 +1,6 @@
 """In the Japanese edition chapters and guides are translated in full: a text that is not is a warning, and ends it.
 
-The other pages are in English in both editions, and say so.
+The other pages are in English in both editions, and say so. A translation's links lead to where those of its text do.
 """
 
 from __future__ import annotations
@@ -13,7 +13,11 @@ from typing import Any
 from babel.messages.catalog import Catalog
 from babel.messages.pofile import read_po
 from docutils import nodes
+from myst_parser.parsers.sphinx_ import MystParser
+from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx.transforms import SphinxTransform
+from sphinx.transforms.i18n import Locale
 from sphinx.util import logging
 from sphinx.util.nodes import extract_messages
 
@@ -46,7 +50,10 @@ def check(app: Sphinx, document: nodes.document) -> None:
             continue
         found = translations.get(message)
         if has_words(message) and (found is None or not found.string or found.fuzzy):
-            logger.warning("not translated: %s", message, location=node)
+            file = f"docs/locale/{app.config.language}/LC_MESSAGES/{page}.po"
+            state = f"{file}: `make strings` puts it there" if found is None else f"{file}:{found.lineno}"
+            state += "" if found is None else " is fuzzy" if found.fuzzy else " is empty"
+            logger.warning("not translated: %s (%s)", message, state, location=node)
 
 
 @cache
@@ -62,9 +69,35 @@ def note(app: Sphinx, page: str, template: str, context: dict[str, Any], documen
         context["body"] = NOTICE + context["body"]
 
 
+class Parser(MystParser):
+    """Markdown, in which a link's place in another page is part of its target until the translations are in place.
+
+    Sphinx tells a translation's links apart by page alone: of two to one page it would send both to the same place.
+    """
+
+    def parse(self, inputstring: str, document: nodes.document) -> None:
+        super().parse(inputstring, document)
+        for link in document.findall(pending_xref):
+            if link.get("reftargetid"):
+                link["reftarget"] += f"#{link['reftargetid']}"
+
+
+class SplitTargets(SphinxTransform):
+    """Page and place of a link apart again."""
+
+    default_priority = Locale.default_priority + 1
+
+    def apply(self, **kwargs: Any) -> None:
+        for link in self.document.findall(pending_xref):
+            if link.get("reftargetid"):
+                link["reftarget"] = link["reftarget"].removesuffix(f"#{link['reftargetid']}")
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     # Before Sphinx's own transforms put the translations in place of the texts.
     app.connect("html-page-context", note)
     app.connect("doctree-read", check)
+    app.add_source_parser(Parser, override=True)
+    app.add_transform(SplitTargets)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

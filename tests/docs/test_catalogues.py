@@ -52,6 +52,25 @@ def test_nothing_is_left_in_english(path, docs_module):
     assert not left
 
 
+@pytest.mark.parametrize("path", CATALOGUES, ids=lambda path: path.stem)
+def test_catalogues_are_well_formed(path):
+    """Babel reads the rest of a damaged one and drops or joins texts without a word."""
+    assert malformed(path.read_text(encoding="utf-8")) == []
+
+
+def malformed(text):
+    """The lines that are neither a comment nor a quoted text."""
+    line_of_one = re.compile(r'(?:#.*|(?:(?:msgid|msgstr) )?"(?:[^"\\]|\\.)*")?')
+    return [f"{number}: {line}" for number, line in enumerate(text.split("\n"), 1) if not line_of_one.fullmatch(line)]
+
+
+@pytest.mark.parametrize(
+    "line", ['msgstr "a" b"', 'msgstr "a', "a", 'msgtsr "a"', "<<<<<<< HEAD", 'msgstr "a" "b"', '"a\\"']
+)
+def test_what_is_malformed_is_found(line):
+    assert malformed(f'#, fuzzy\nmsgid ""\n"a \\" b"\n{line}\n') == [f"4: {line}"]
+
+
 def test_every_page_has_its_catalogue():
     pages = {
         page.relative_to(DOCS).with_suffix("") for folder in ("book", "guides") for page in (DOCS / folder).glob("*.md")

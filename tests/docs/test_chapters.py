@@ -79,3 +79,35 @@ def test_chapters_have_exercises_with_solutions_and_sources(page):
     text = page.read_text(encoding="utf-8")
     assert text.count(":::{dropdown} Solution") >= 3
     assert re.search(r"^## Sources", text, re.M)
+
+
+@pytest.mark.parametrize("page", CHAPTERS, ids=lambda page: page.stem)
+def test_each_box_and_block_ends(page):
+    """What is not closed takes the rest of the page into it, without a warning."""
+    assert unclosed(page.read_text(encoding="utf-8")) == []
+
+
+def unclosed(text):
+    """The lines that open a block or box which no line closes."""
+    opened = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if found := re.match(r" *(`{3,}|:{3,})(.*)$", line):
+            fence, info = found[1], found[2].strip()
+            if opened and not info and fence == opened[-1][0]:
+                opened.pop()
+            elif not (opened and opened[-1][0].startswith("`")):
+                opened.append((fence, number))
+    return [f"{number}: {fence}" for fence, number in opened]
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        (":::{dropdown} Solution\nText.\n:::\n```python\nx\n```", []),
+        ("Text.\n\n:::{dropdown} Solution\nText.", ["3: :::"]),
+        ("````{note}\n```python\nx\n```\n````", []),
+        ("```python\n:::\n", ["1: ```"]),
+    ],
+)
+def test_what_does_not_end_is_found(text, lines):
+    assert unclosed(text) == lines

@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*MystReferenceResolver.app")
+
 FAULTS = {
     "{n}`vgg61.macs`": "ERROR: {n}`vgg61.macs`: 'vgg61' is undefined; nearest: 'vgg",
     "{n}`1 / 0`": "ERROR: {n}`1 / 0`: division by zero",
@@ -29,17 +31,17 @@ def build(docs_module, tmp_path):
     docs_module("number_role")  # and with it the folder of the extensions
     source, out = tmp_path / "an é", tmp_path / "out"
     source.mkdir()
-    settings = {
-        "extensions": ["myst_parser", "number_role", "experiment_directive", "reference_directives", "made_from"],
-        "html_theme": "basic",
-    }
+    ours = ["number_role", "experiment_directive", "reference_directives", "translated_pages", "made_from"]
+    usual = {"extensions": ["myst_parser", *ours], "html_theme": "basic"}
 
-    def make(builder="html", **pages):
+    def make(builder="html", settings=None, **pages):
         for name, text in pages.items():
             (source / f"{name}.md").write_text(f"# {name}\n\n{text}\n", encoding="utf-8")
         told, read = io.StringIO(), []
         with docutils_namespace():
-            app = Sphinx(source, None, out, out / ".doctrees", builder, settings, status=None, warning=told)
+            app = Sphinx(
+                source, None, out, out / ".doctrees", builder, usual | (settings or {}), status=None, warning=told
+            )
             app.connect("source-read", lambda app, page, text: read.append(page))
             app.build()
         return re.sub(r"\x1b\[[\d;]*m", "", told.getvalue()), read
@@ -124,3 +126,39 @@ def test_what_a_page_is_made_from(docs_module, text, file):
     made_from = docs_module("made_from")
     assert made_from.ROOT / file in made_from.files_of(text)
     assert (made_from.ROOT / file).is_file() and made_from.files_of("Text.") == set()
+
+
+def test_links_of_a_translation_lead_where_those_of_its_text_do(build, tmp_path):
+    """Two links to one page, which the translation has in another order."""
+    catalogue = tmp_path / "an é" / "locale" / "ja" / "LC_MESSAGES" / "index.po"
+    catalogue.parent.mkdir(parents=True)
+    catalogue.write_text(
+        'msgid ""\nmsgstr ""\n"Content-Type: text/plain; charset=UTF-8\\n"\n\nmsgid "index"\nmsgstr "目次"\n\n'
+        'msgid "See [first](other.md#a) and [second](other.md#b) of [it](other.md)."\n'
+        'msgstr "[全体](other.md)の[二](other.md#b)と[一](other.md#a)を参照。"\n',
+        encoding="utf-8",
+    )
+    settings = {"language": "ja", "locale_dirs": ["locale"], "myst_heading_anchors": 2}
+    told, _ = build(
+        index="See [first](other.md#a) and [second](other.md#b) of [it](other.md).\n\n```{toctree}\nother\n```",
+        other="## a\n\n## b",
+        settings=settings,
+    )
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    links = dict(re.findall(r'href="(other.html[^"]*)"><span class="[^"]*">([一二全体]+)<', page))
+    assert told == "" and links == {"other.html": "全体", "other.html#b": "二", "other.html#a": "一"}
+
+
+def test_a_text_without_translation_is_told_with_its_place_in_the_catalogue(build, tmp_path):
+    catalogue = tmp_path / "an é" / "locale" / "ja" / "LC_MESSAGES" / "index.po"
+    catalogue.parent.mkdir(parents=True)
+    head = 'msgid ""\nmsgstr ""\n"Content-Type: text/plain; charset=UTF-8\\n"\n\nmsgid "index"\nmsgstr "目次"\n\n'
+    messages = 'msgid "Empty text."\nmsgstr ""\n\n#, fuzzy\nmsgid "Fuzzy text."\nmsgstr "曖昧な文。"\n'
+    catalogue.write_text(head + messages, encoding="utf-8")
+    settings = {"language": "ja", "locale_dirs": ["locale"]}
+    told, _ = build("dummy", index="Empty text.\n\nFuzzy text.\n\nNew text.", settings=settings)
+    file = "docs/locale/ja/LC_MESSAGES/index.po"
+    told = told.replace(str(tmp_path), "")
+    assert f"index.md:3: WARNING: not translated: Empty text. ({file}:8 is empty)" in told
+    assert f"index.md:5: WARNING: not translated: Fuzzy text. ({file}:12 is fuzzy)" in told
+    assert f"index.md:7: WARNING: not translated: New text. ({file}: `make strings` puts it there)" in told
