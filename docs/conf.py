@@ -51,6 +51,7 @@ html_show_sphinx = False
 html_static_path = ["_static"]
 templates_path = ["_templates"]
 html_css_files = ["book.css"]
+html_js_files = ["from_files.js"]
 html_sidebars = {
     "**": [
         "sidebar/brand.html",
@@ -86,8 +87,16 @@ def _escape(app: Any, what: str, name: str, value: Any, options: Any, lines: lis
         lines[place] = "".join(p if p.startswith("`") else re.sub(r"([*|]|(?<=\w)_(?!\w))", r"\\\1", p) for p in pieces)
 
 
+def _level_captions(app: Any, page: str, template: str, context: dict[str, Any], document: Any) -> None:
+    """A caption in the navigation is a heading, whose level screen readers want to know."""
+    for part in ("body", "furo_navigation_tree"):
+        if context.get(part):
+            context[part] = context[part].replace(' role="heading">', ' role="heading" aria-level="2">')
+
+
 def setup(app: Any) -> None:
     """Called by Sphinx."""
+    app.connect("html-page-context", _level_captions, priority=900)  # after furo's, which makes the navigation
     app.connect("source-read", _link_included)
     app.connect("autodoc-process-docstring", _take_function, priority=300)
     # Before napoleon, which writes markup of its own.

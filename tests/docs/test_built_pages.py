@@ -1,0 +1,122 @@
+"""The built documentation, opened from the file system in a browser without a network, in both languages and themes."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+LANGUAGES = ("en", "ja")
+# One of each kind: front page, chapter, guide, manual, generated reference, search, index.
+PAGES = (
+    "index.html",
+    "book/vgg.html",
+    "guides/first_classifier.html",
+    "lab.html",
+    "reference/command_line.html",
+    "reference/http.html",
+    "search.html",
+    "genindex.html",
+)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A folder with both editions, as `make docs` makes them; its name has a space and a letter outside ASCII."""
+    pytest.importorskip("sphinx", reason="Sphinx is not installed")
+    folder = tmp_path_factory.mktemp("site") / "the docs é"
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    for language in LANGUAGES:
+        command = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--keep-going", "docs"]
+        done = subprocess.run([*command, "-D", f"language={language}", folder / language],
+                              cwd=ROOT, env=environment, capture_output=True, text=True)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    shutil.copy(ROOT / "docs" / "_templates" / "redirect.html", folder / "index.html")
+    return folder
+
+
+@pytest.fixture
+def visit(browser, site):
+    """`visit("en/index.html", …)`: a page that is open; it may ask for nothing outside the site, nor complain."""
+    wrong, contexts = [], []
+
+    def open_page(path, **options):
+        context = browser.new_context(offline=True, **options)
+        contexts.append(context)
+        context.set_default_timeout(20_000)
+        page = context.new_page()
+        page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("requestfailed", lambda request: wrong.append(f"failed: {request.url}"))
+        page.on("request", lambda request: None if inside(request.url) else wrong.append(f"asked for {request.url}"))
+        page.goto((site / path).as_uri())
+        return page
+
+    def inside(url):
+        return url.startswith(("data:", site.as_uri()))
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+def test_links(site, docs_module):
+    assert docs_module("check_links").broken(site) == []
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("path", PAGES)
+def test_the_switch_leads_to_the_same_page_in_the_other_language(visit, language, path):
+    other = next(each for each in LANGUAGES if each != language)
+    page = visit(f"{language}/{path}")
+    assert page.evaluate("document.documentElement.lang") == language
+    page.locator(f".language-switch a[hreflang={other}]").click()
+    page.wait_for_url(f"**/{other}/{path}")
+    assert page.evaluate("document.documentElement.lang") == other
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_front_page_is_in_the_language_of_the_browser(visit, language):
+    page = visit("index.html", locale={"en": "en-GB", "ja": "ja-JP"}[language])
+    page.wait_for_url(f"**/{language}/index.html")
+
+
+@pytest.mark.parametrize(
+    ("language", "query", "found"),
+    [("en", "receptive field", "book/how_to_read.html"), ("en", "bottleneck", "book/resnet.html"),
+     ("ja", "畳み込み", "book/"), ("ja", "受容野", "book/"), ("ja", "ボトルネック", "book/resnet.html")],
+)  # fmt: skip
+def test_search(visit, language, query, found):
+    page = visit(f"{language}/index.html")
+    page.locator(".sidebar-search").fill(query)
+    page.keyboard.press("Enter")
+    page.locator(f"#search-results li a[href*='{found}']").first.wait_for()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("path", ["index.html", "book/vgg.html", "reference/command_line.html"])
+def test_axe_finds_nothing_serious(visit, language, path, theme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page = visit(f"{language}/{path}", color_scheme=theme)
+    # Without `preload` axe asks for the style sheets again, which a page of the file system may not.
+    found = axe.run(page, options={"resultTypes": ["violations"], "preload": False}).response["violations"]
+    serious = [each for each in found if each["impact"] in ("serious", "critical")]
+    assert [(each["id"], [node["html"][:200] for node in each["nodes"][:5]]) for each in serious] == []
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_no_page_scrolls_sideways_on_a_phone(visit, site, language):
+    page = visit(f"{language}/index.html", viewport={"width": 390, "height": 800})
+    wide = {}
+    for path in sorted((site / language).rglob("*.html")):
+        page.goto(path.as_uri())
+        width = page.evaluate("document.documentElement.scrollWidth")
+        if width > 390:
+            wide[str(path.relative_to(site))] = width
+    assert wide == {}
