@@ -86,6 +86,12 @@ def test_the_front_page_is_in_the_language_of_the_browser(visit, language):
     page.wait_for_url(f"**/{language}/index.html")
 
 
+def test_what_the_theme_says_is_japanese_too(visit):
+    page = visit("ja/book/vgg.html", viewport={"width": 1500, "height": 900})
+    for words in ("このページの内容", "次へ", "前へ", "ページの先頭へ", "本文へ移動"):
+        assert page.get_by_text(words, exact=True).count(), words
+
+
 @pytest.mark.parametrize(
     ("language", "query", "found"),
     [("en", "receptive field", "book/how_to_read.html"), ("en", "bottleneck", "book/resnet.html"),

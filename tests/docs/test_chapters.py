@@ -32,8 +32,11 @@ def prose(text):
 
 @pytest.mark.parametrize("page", CHAPTERS, ids=lambda page: page.stem)
 def test_no_measured_number_is_typed(page):
-    found = [match[0] for match in MEASURED.finditer(prose(page.read_text(encoding="utf-8")))]
-    assert not found, f"{page.name}: {found}: take it from its JSON with {{n}}"
+    text = page.read_text(encoding="utf-8")
+    found = [match[0] for match in MEASURED.finditer(prose(text))]
+    places = [f"{page.name}:{number}: {line[:80]}" for number, line in enumerate(text.splitlines(), 1)
+              if any(each in prose(line) for each in found)]  # fmt: skip
+    assert not found, f"{found}: take it from its JSON with {{n}}:\n" + "\n".join(places)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +61,8 @@ def test_what_a_typed_number_is(text, typed):
 def test_chapters_are_as_long_as_one_reads_at_a_time(page):
     text, _, _ = page.read_text(encoding="utf-8").partition("\n## Sources")
     text = prose(re.sub(r":::\{dropdown\}.*?^:::$|^\|[^\n]*$", "", text, flags=re.M | re.S))
-    assert 1500 <= len(re.findall(r"\w[\w'’-]*", text)) <= 3000
+    words = len(re.findall(r"\w[\w'’-]*", text))
+    assert 1500 <= words <= 3000, f"{page.name} has {words} words without sources, tables and solutions"
 
 
 def test_each_claim_has_one_home():

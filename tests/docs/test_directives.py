@@ -162,3 +162,15 @@ def test_a_text_without_translation_is_told_with_its_place_in_the_catalogue(buil
     assert f"index.md:3: WARNING: not translated: Empty text. ({file}:8 is empty)" in told
     assert f"index.md:5: WARNING: not translated: Fuzzy text. ({file}:12 is fuzzy)" in told
     assert f"index.md:7: WARNING: not translated: New text. ({file}: `make strings` puts it there)" in told
+
+
+def test_a_link_of_a_translation_to_another_place_is_told(build, tmp_path):
+    catalogue = tmp_path / "an é" / "locale" / "ja" / "LC_MESSAGES" / "index.po"
+    catalogue.parent.mkdir(parents=True)
+    head = 'msgid ""\nmsgstr ""\n"Content-Type: text/plain; charset=UTF-8\\n"\n\nmsgid "index"\nmsgstr "目次"\n\n'
+    catalogue.write_text(
+        f'{head}msgid "See [it](index.md#index)."\nmsgstr "[これ](index.md#nowhere)を参照。"\n', encoding="utf-8"
+    )
+    settings = {"language": "ja", "locale_dirs": ["locale"], "myst_heading_anchors": 2}
+    told, _ = build(index="See [it](index.md#index).", settings=settings)
+    assert "index.md:3: WARNING: inconsistent" in told and "nowhere" in told

@@ -109,4 +109,7 @@ def test_what_papers_state_has_its_place(role):
     for path in sorted((role.DOCS / "numbers" / "papers").glob("*.json")):
         stated = json.loads(path.read_text(encoding="utf-8"))
         assert stated["paper"] and stated["url"].startswith("https://")
-        assert all(set(each) == {"value", "where"} and each["where"] for each in stated["figures"].values()), path.name
+        wrong = [
+            name for name, each in stated["figures"].items() if set(each) != {"value", "where"} or not each["where"]
+        ]
+        assert not wrong, f"{path.name}: {wrong}: each has a value, and where the paper states it"
