@@ -51,7 +51,7 @@ html_show_sphinx = False
 html_static_path = ["_static"]
 templates_path = ["_templates"]
 html_css_files = ["book.css"]
-html_js_files = ["from_files.js"]
+html_js_files = ["pages.js"]
 html_sidebars = {
     "**": [
         "sidebar/brand.html",

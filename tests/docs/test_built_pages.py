@@ -126,3 +126,15 @@ def test_no_page_scrolls_sideways_on_a_phone(visit, site, language):
         if width > 390:
             wide[str(path.relative_to(site))] = width
     assert wide == {}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_printed_chapter_fits_the_sheet_and_has_its_solutions(visit, language):
+    page = visit(f"{language}/book/vgg.html", viewport={"width": 794, "height": 1123})  # A4 at 96 pixels an inch
+    page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 794
+    right = "Math.max(...[...document.querySelectorAll('article *')].map(each => each.getBoundingClientRect().right))"
+    assert page.evaluate(right) <= 794
+    solutions = page.locator("details.sd-dropdown .sd-summary-content")
+    assert solutions.count() >= 3
+    assert all(solutions.nth(place).is_visible() for place in range(solutions.count()))
