@@ -12,10 +12,11 @@
 #   make web     build the pages of `vertebra serve` and `explore` from web/, which needs Node.js 20.19 or newer
 #   make figures draw the networks of docs/book/figures/, which needs Node.js too
 #
-# PYTHON names the interpreter that .venv is made with, WORKERS the number of test processes.
+# PYTHON names the interpreter that .venv is made with, WORKERS the number of test processes: more than cores, as a third of
+# their time they wait for browsers, servers and processes of their own.
 
 PYTHON ?= python3
-WORKERS ?= 2
+WORKERS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 PROGRAMS := nginx-light openssl
@@ -32,7 +33,7 @@ export PYTHONDONTWRITEBYTECODE :=
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '3,15s/^# *//p' Makefile
+	@sed -n '3,16s/^# *//p' Makefile
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = "%d.%d" % sys.version_info[:2]; sys.version_info >= (3, 11) or sys.exit("Vertebra needs Python 3.11 or newer and $(PYTHON) is " + v + ". Name another one: make $(MAKECMDGOALS) PYTHON=python3.12")'

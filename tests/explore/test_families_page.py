@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from page_waiting import wait_until
 from PIL import Image
 
 from vertebra.cli import main
@@ -191,7 +192,7 @@ def test_unfold_point_search_and_read_a_value(shown):
     page.keyboard.press("/")
     page.keyboard.type("classifier")
     page.keyboard.press("Enter")
-    page.wait_for_function("decodeURIComponent(location.hash) === '#stage/classifier'")
+    wait_until(page, "decodeURIComponent(location.hash) === '#stage/classifier'")
 
 
 def test_a_value_of_the_first_layer_and_the_logit(shown):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from page_waiting import wait_until
 
 from vertebra.card import Preprocessing
 from vertebra.explore.document import build_document
@@ -61,7 +62,8 @@ def test_a_cell_of_the_maps_draws_its_field(page, network, document):
         frame = page.locator(".map-frame .map").first
         box = frame.bounding_box()
         frame.hover(position={"x": (x + 0.5) / width * box["width"], "y": (y + 0.5) / height * box["height"]})
-        page.wait_for_function(
+        wait_until(
+            page,
             "text => document.querySelector('.field-panel figcaption').textContent.includes(text)",
             arg=f"row {y}, column {x}",
         )

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from page_waiting import wait_until
 
 from vertebra.card import Preprocessing
 from vertebra.explore.document import build_document
@@ -72,7 +73,7 @@ def test_values_and_contributions_of_all_cells(shown):
     shown.select(f"block/{BLOCK}")
     shown.page.wait_for_selector(".map-figures dd:has-text('%')")
     shown.page.set_viewport_size({"width": 390, "height": 1000})
-    shown.page.wait_for_function("document.querySelectorAll('.map-tile').length === 12")
+    wait_until(shown.page, "document.querySelectorAll('.map-tile').length === 12")
     shown.page.get_by_role("button", name="Show all 16").click()
     assert shown.page.evaluate("document.activeElement.dataset.channel") == str(
         shown.seen(f"block/{BLOCK}")["maps"]["channels"][12]

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 import torch
+from page_waiting import wait_until
 from PIL import Image
 
 from vertebra.anatomy import inspect
@@ -197,7 +198,7 @@ def test_search_unfolds_and_selects(open_page):
         page.keyboard.press("/")
         page.keyboard.type(text)
         page.keyboard.press("Enter")
-        page.wait_for_function("document.activeElement.dataset.part !== undefined")
+        wait_until(page, "document.activeElement.dataset.part !== undefined")
         assert (selected(page), focused(page)) == ([found], found), text
 
 
@@ -218,10 +219,10 @@ def test_an_address_is_of_a_part_and_back_goes_back(open_page):
     assert unquote(page.evaluate("location.hash")) == "#stage/layer1"
     page.locator(part("stage/stem")).click()
     page.go_back()
-    page.wait_for_function("location.hash === '#stage/layer1'")
+    wait_until(page, "location.hash === '#stage/layer1'")
     assert selected(page) == ["stage/layer1"]
     page.go_back()
-    page.wait_for_function("location.hash === '#block/layer3.1:5'")
+    wait_until(page, "location.hash === '#block/layer3.1:5'")
     assert selected(page) == ["block/layer3.1"]
 
 

@@ -6,6 +6,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from page_waiting import wait_until
 
 from vertebra.explore.document import Options, build_document
 from vertebra.explore.observation import build_structure, observe
@@ -54,7 +55,7 @@ def in_sight(locator):
 
 def settled(page, locator):
     """It may be scrolled to in the next frame."""
-    page.wait_for_function("top => Math.abs(top.getBoundingClientRect().top - 100) < 50", arg=locator.element_handle())
+    wait_until(page, "top => Math.abs(top.getBoundingClientRect().top - 100) < 50", arg=locator.element_handle())
 
 
 def test_from_the_answer_to_the_makings_of_one_value_in_two_clicks(open_page, seen):
@@ -111,7 +112,7 @@ def test_another_part_is_shown_at_the_panel_that_is_read(open_page, seen):
     settled(page, page.get_by_role("heading", name="Receptive field"))
     first = document["networks"][0]["parts"][0]
     page.get_by_role("treeitem").first.click()
-    page.wait_for_function("name => document.querySelector('.part-name').innerText.startsWith(name)", arg=first["name"])
+    wait_until(page, "name => document.querySelector('.part-name').innerText.startsWith(name)", arg=first["name"])
     settled(page, page.get_by_role("heading", name="Receptive field"))
     assert in_sight(page.get_by_role("heading", name="Receptive field"))
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from page_waiting import wait_until
 
 from vertebra.explore.document import build_document
 from vertebra.explore.observation import build_structure, observe
@@ -75,7 +76,7 @@ def test_terms_of_an_addition(opened):
         shown = [number(text) for text in panel.locator(".term").nth(place).locator("b.number").all_inner_texts()]
         assert shown == pytest.approx([addition["norms"][term], addition["contributions"][term]], rel=6e-3)
     cells = "canvas => [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]"
-    page.wait_for_function("document.querySelector('.term canvas').getContext('2d').getImageData(0, 0, 1, 1).data[3]")
+    wait_until(page, "document.querySelector('.term canvas').getContext('2d').getImageData(0, 0, 1, 1).data[3]")
     pixels = np.array(panel.locator(".term canvas").first.evaluate(cells)).reshape(-1, 4)
     assert len(np.unique(pixels, axis=0)) > 3  # a picture, not one colour
 

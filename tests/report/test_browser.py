@@ -5,6 +5,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from page_waiting import wait_until
 
 from vertebra.data import audit, open_dataset, read_image_info, write_page
 
@@ -182,7 +183,7 @@ def test_the_threshold_says_what_it_would_do(visit, ten):
     assert page.locator("#refused a").first.get_attribute("href").endswith(f"/{held.photos[first].path.name}")
     low = page.locator("#here-coverage").get_attribute("x1")
     page.fill("#slider", "0")
-    page.wait_for_function("() => document.getElementById('try-refused').firstChild.textContent === '0'")
+    wait_until(page, "() => document.getElementById('try-refused').firstChild.textContent === '0'")
     assert float(page.locator("#here-coverage").get_attribute("x1")) > float(low)
     page.click("#slider-own")
     assert page.inner_text("#try-refused").split()[0] == str((confidence < own).sum())
@@ -208,7 +209,7 @@ def test_a_large_photo_by_keyboard(visit, sound, large):
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "viewer-title"
     shown = page.locator("#viewer-photo")
-    page.wait_for_function("document.getElementById('viewer-photo').naturalWidth === 300")
+    wait_until(page, "document.getElementById('viewer-photo').naturalWidth === 300")
     assert len(page.asked) == 2 and page.asked[1].endswith(".png"), "the photo's own file, and nothing else"
     sound(page)
     title = page.inner_text("#viewer-title")
@@ -234,7 +235,7 @@ def test_a_photo_whose_file_is_gone_is_shown_from_the_page(browser, report, tmp_
     page = context.new_page()
     page.goto(path.as_uri())
     page.locator("#errors .shot").first.click()
-    page.wait_for_function("document.getElementById('viewer-photo').naturalWidth > 0")
+    wait_until(page, "document.getElementById('viewer-photo').naturalWidth > 0")
     assert page.locator("#viewer-photo").get_attribute("src").startswith("data:image/")
     context.close()
 

@@ -6,6 +6,8 @@ import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")
+from page_waiting import wait_until
+
 from vertebra.errors import VertebraError
 from vertebra.lab import run_all
 from vertebra.lab.experiment import Verdict
@@ -50,7 +52,7 @@ def opened(visit, lab):
         shown = visit(lab(language), **options)
         if name:
             shown.evaluate("name => { location.hash = name }", name)
-            shown.wait_for_function("name => !document.getElementById(name).hidden", arg=name)
+            wait_until(shown, "name => !document.getElementById(name).hidden", arg=name)
         return shown
 
     return open_page
@@ -67,7 +69,7 @@ SHOWN = """names => names.join() === [...document.querySelectorAll(".experiment"
 def follow(shown, selector, section):
     """Click on a link and wait for its section: the page learns of its new address a moment later."""
     shown.click(selector)
-    shown.wait_for_function("id => document.activeElement.id === `h-${id}`", arg=section)
+    wait_until(shown, "id => document.activeElement.id === `h-${id}`", arg=section)
 
 
 def test_it_is_accessible_as_a_table_and_with_an_experiment(opened, sound):
@@ -98,7 +100,7 @@ def test_filters_and_leafing(opened):
     for key, names in (("ArrowRight", ["beta"]), ("ArrowRight", ["delta"]), ("ArrowRight", ["delta"]),
                        ("ArrowLeft", ["beta"]), ("Escape", [])):  # fmt: skip
         shown.keyboard.press(key)
-        shown.wait_for_function(SHOWN, arg=names)
+        wait_until(shown, SHOWN, arg=names)
         assert shown_sections(shown) == names, key
     shown.select_option("#by-family", "")
     shown.select_option("#by-verdict", "failed")
@@ -109,7 +111,7 @@ def test_filters_and_leafing(opened):
     follow(shown, "#beta a[rel=next]", "delta")
     assert shown_sections(shown) == ["delta"], "what has no section is skipped"
     shown.go_back()
-    shown.wait_for_function("!document.getElementById('beta').hidden")
+    wait_until(shown, "!document.getElementById('beta').hidden")
     assert shown_sections(shown) == ["beta"]
 
 

@@ -17,6 +17,8 @@ import vertebra
 
 pytest.importorskip("fastapi")
 
+from page_waiting import wait_until
+
 from vertebra.serve.server import Server
 
 WEB = Path(__file__).parents[2] / "web"
@@ -187,7 +189,7 @@ def choose(page, *paths, source="files"):
 
 
 def settled(page):
-    page.wait_for_function("() => !document.querySelector('.progress, .card.waiting, .card.sending, .looking')")
+    wait_until(page, "() => !document.querySelector('.progress, .card.waiting, .card.sending, .looking')")
 
 
 def percent(value):
@@ -248,7 +250,7 @@ def test_many_with_errors_in_their_places(visit, server, sound, photos, tmp_path
     assert "It has 301 kB; this server takes at most 200 kB" in texts[10]
     assert all("%" in text for text in texts[:4] + texts[5:9])
     assert page.inner_text("[aria-live=polite]") == "11 photos done, 3 errors."
-    page.wait_for_function("() => document.querySelectorAll('.card .thumb img').length === 8")
+    wait_until(page, "() => document.querySelectorAll('.card .thumb img').length === 8")
     sound(page)
     page.get_by_role("button", name="Errors 3").click()
     assert cards.count() == 3
@@ -313,17 +315,17 @@ def test_the_heat_map(visit, server, photos):
     heat.wait_for()
     assert len(asked) == 1 and "layer=heat" in asked[0]
     size = "img => [img.naturalWidth, img.naturalHeight, getComputedStyle(img).opacity]"
-    page.wait_for_function("() => document.querySelector('.heat').naturalWidth > 0")
+    wait_until(page, "() => document.querySelector('.heat').naturalWidth > 0")
     assert heat.evaluate(size) == [60, 48, "0.65"]
     pressed = page.locator(".bar[aria-pressed=true] .bar-name")
     first = pressed.inner_text()
     before = heat.get_attribute("src")
     page.locator(".bar").nth(1).click()
-    page.wait_for_function("before => document.querySelector('.heat').src !== before", arg=before)
+    wait_until(page, "before => document.querySelector('.heat').src !== before", arg=before)
     assert pressed.inner_text() != first and len(asked) == 2
     assert pressed.inner_text() in page.inner_text(".legend")
     page.locator(".bar").nth(0).click()
-    page.wait_for_function("before => document.querySelector('.heat').src === before", arg=before)
+    wait_until(page, "before => document.querySelector('.heat').src === before", arg=before)
     assert len(asked) == 2, "what is known is not asked for again"
     slider = page.get_by_role("slider")
     slider.focus()
@@ -347,7 +349,7 @@ def test_a_file_that_only_the_server_can_read(visit, server, photos, tmp_path):
     page = visit(server)
     choose(page, tmp_path / "scan.tiff")
     page.wait_for_selector(".bars")
-    page.wait_for_function("() => document.querySelector('.photo .base')?.naturalWidth === 60")
+    wait_until(page, "() => document.querySelector('.photo .base')?.naturalWidth === 60")
     assert page.get_by_role("slider").is_disabled(), "the server has laid the heat-map over it"
     choose(page, photos[0])
     page.wait_for_selector(".grid .no-picture")
@@ -362,7 +364,7 @@ def test_a_photo_that_lies_on_its_side(visit, server, photos, tmp_path):
     choose(page, tmp_path / "turned.jpg")
     page.locator(".photo .heat").wait_for()
     sizes = "img => [img.naturalWidth, img.naturalHeight]"
-    page.wait_for_function("() => document.querySelector('.heat').naturalWidth > 0")
+    wait_until(page, "() => document.querySelector('.heat').naturalWidth > 0")
     assert page.locator(".photo .base").evaluate(sizes) == page.locator(".photo .heat").evaluate(sizes) == [48, 60]
     assert "48 × 60 pixels" in page.inner_text(".facts")
 
@@ -436,7 +438,7 @@ def test_by_keyboard_alone(visit, server, photos):
     assert page.locator(".card").count() == 7
     page.get_by_role("button", name="Clear").press("Enter")
     page.wait_for_selector(".dropzone")
-    page.wait_for_function("() => document.activeElement.id === 'content'")
+    wait_until(page, "() => document.activeElement.id === 'content'")
 
 
 def test_the_model(visit, server, sound):
@@ -462,7 +464,7 @@ def test_the_model(visit, server, sound):
     page.reload()
     page.wait_for_selector(".diagram")
     page.locator(".picker select").select_option("doubtful")
-    page.wait_for_function("() => document.querySelector('.model-head h2')?.textContent === 'doubtful'")
+    wait_until(page, "() => document.querySelector('.model-head h2')?.textContent === 'doubtful'")
     assert "100 %" in page.inner_text(".tiles")
 
 
@@ -505,7 +507,7 @@ def test_colours_can_be_chosen(visit, server):
     page.get_by_label("Colours: as the system").wait_for()
     assert page.evaluate(background) == dark
     page.emulate_media(color_scheme="light")
-    page.wait_for_function("light => getComputedStyle(document.body).backgroundColor === light", arg=light)
+    wait_until(page, "light => getComputedStyle(document.body).backgroundColor === light", arg=light)
     still = "getComputedStyle(document.querySelector('.switch input, .button')).transitionDuration"
     assert page.evaluate(still) == "0s"
 
@@ -541,7 +543,7 @@ def test_photos_that_come_before_the_models(visit, server, photos):
     while not held:
         page.wait_for_timeout(10)
     held[0].continue_()
-    page.wait_for_function("() => document.querySelectorAll('.card.done').length === 32")
+    wait_until(page, "() => document.querySelectorAll('.card.done').length === 32")
 
 
 def test_a_busy_server_is_waited_for(visit, server, sound, photos):
@@ -601,7 +603,7 @@ def test_pausing(visit, server, photos):
     open_.append(True)
     for route in held:
         route.continue_()
-    page.wait_for_function("() => document.querySelectorAll('.card.done').length === 24")
+    wait_until(page, "() => document.querySelectorAll('.card.done').length === 24")
     assert page.locator(".card.waiting").count() == 8
     assert page.inner_text(".progress-text") == "24 of 32 · paused"
     page.get_by_role("button", name="Go on").click()
@@ -656,15 +658,15 @@ def test_nothing_is_kept_of_what_was_removed(visit, server, photos):
     page = visit(server)
     choose(page, *photos)
     settled(page)
-    page.wait_for_function("() => document.querySelectorAll('.card .thumb img').length === 8")
+    wait_until(page, "() => document.querySelectorAll('.card .thumb img').length === 8")
     page.locator(".card").first.click()
     page.wait_for_selector("dialog .heat")
     assert page.evaluate("addresses.size") == 10, "8 small pictures, a photo, a heat-map"
     page.get_by_role("button", name="Remove").click()
-    page.wait_for_function("() => addresses.size === 9")
+    wait_until(page, "() => addresses.size === 9")
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Clear").click()
-    page.wait_for_function("() => addresses.size === 0")
+    wait_until(page, "() => addresses.size === 0")
 
 
 def test_hundreds(visit, serving, models, pngs):
@@ -685,4 +687,4 @@ def test_hundreds(visit, serving, models, pngs):
     cards, pictures = page.locator(".card").count(), page.locator(".card img").count()
     assert 0 < pictures < cards < 400, "only what is near the screen"
     page.evaluate("scrollTo(0, document.body.scrollHeight)")
-    page.wait_for_function("before => document.querySelectorAll('.card').length > before", arg=cards)
+    wait_until(page, "before => document.querySelectorAll('.card').length > before", arg=cards)
