@@ -9,6 +9,7 @@ pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 
 
+@pytest.mark.slow
 def test_memory_is_kept_between_steps():
     code = """
 import ctypes, resource, torch

@@ -283,7 +283,10 @@ def test_on_a_phone_all_is_in_one_column(open_page, width):
     assert not page.locator("[role=tree]").first.is_visible()
 
 
-@pytest.mark.parametrize(("name", "address"), [("one", "#layer/layer2.0.conv1"), ("two", "#stage/stem")])
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [("one", "#layer/layer2.0.conv1"), pytest.param("two", "#stage/stem", marks=pytest.mark.slow)],
+)
 def test_axe_finds_nothing(open_page, name, address):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     page = open_page(name, address, reduced_motion="reduce")

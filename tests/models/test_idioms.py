@@ -111,6 +111,7 @@ def test_feature_extraction(node: str) -> None:
     assert torch.equal(*outputs)
 
 
+@pytest.mark.slow
 @pytest.mark.no_cover  # tracing torch's compiler takes twice as long
 def test_checkpointing_compiles(tiny_network: Callable[..., Any]) -> None:
     model = tiny_network("resnet", num_classes=3).train()

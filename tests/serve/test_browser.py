@@ -568,6 +568,7 @@ def test_a_busy_server_is_waited_for(visit, server, sound, photos):
     assert len(answers) == 2 and page.locator(".banner").count() == 0
 
 
+@pytest.mark.slow
 def test_a_server_that_goes_and_comes_back(visit, serving, models, sound, photos):
     server = serving(models=models)
     page = visit(server)
@@ -625,6 +626,7 @@ def test_a_folder(visit, server, photos, tmp_path):
     assert page.inner_text(".banner.tell p") == "1 file that is no image was left out."
 
 
+@pytest.mark.slow
 def test_the_camera(visit, serving, models, sound):
     page = visit(serving(models=models, max_bytes=5_000_000, max_pixels=10_000_000))
     page.context.grant_permissions(["camera"])
@@ -669,6 +671,7 @@ def test_nothing_is_kept_of_what_was_removed(visit, server, photos):
     wait_until(page, "() => addresses.size === 0")
 
 
+@pytest.mark.slow
 def test_hundreds(visit, serving, models, pngs):
     server = serving(models=models[:1], queue=256)
     page = visit(server)

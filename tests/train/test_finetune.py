@@ -373,6 +373,7 @@ def test_without_test_photos_calibration_is_measured_apart(tmp_path, small_weigh
 # --- other ways -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_everything_at_once(more_shapes, small_weights, tmp_path):
     """All that a recipe can have, for two epochs."""
     found = vertebra.train(
