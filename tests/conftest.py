@@ -163,6 +163,40 @@ def browser():
         found.close()
 
 
+@pytest.fixture
+def offline_page(browser):
+    """`offline_page(path, …)`: a file that is open without a network; in the end nothing may be complained about.
+
+    It may ask for addresses that begin with `inside` alone, besides what it holds; those are in `page.asked`.
+    """
+    wrong, contexts = [], []
+
+    def open_page(path, inside="file:", seconds=10, **options):
+        context = browser.new_context(offline=True, **options)
+        contexts.append(context)
+        context.set_default_timeout(1000 * seconds)
+        page = context.new_page()
+        page.asked = []
+
+        def note(request):
+            if not request.url.startswith("data:"):
+                page.asked.append(request.url)
+                if not request.url.startswith(inside):
+                    wrong.append(f"asked for {request.url}")
+
+        page.on("console", lambda message: wrong.append(message.text))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("dialog", lambda dialog: wrong.append(dialog.message))
+        page.on("request", note)
+        page.goto(path.as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
     """What the suite exports and measures stays out of the user's cache."""

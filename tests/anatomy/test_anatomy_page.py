@@ -37,29 +37,6 @@ def file(anatomy, tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def visit(browser):
-    """`visit(path, …)`: a page that is open; in the end nothing may have been asked for or complained about."""
-    wrong, contexts = [], []
-
-    def open_page(path, **options):
-        context = browser.new_context(offline=True, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: wrong.append(message.text))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on(
-            "request", lambda request: None if request.url.startswith(("file:", "data:")) else wrong.append(request.url)
-        )
-        page.goto(path.as_uri())
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert wrong == []
-
-
 def test_nothing_is_loaded_from_elsewhere(file):
     text = file.read_text("utf-8")
     assert "default-src 'none'" in text
@@ -67,8 +44,8 @@ def test_nothing_is_loaded_from_elsewhere(file):
     assert not re.search(r"(src|href)=\"(?!data:)", text)
 
 
-def test_it_shows_what_the_anatomy_says(visit, file, anatomy):
-    page = visit(file)
+def test_it_shows_what_the_anatomy_says(offline_page, file, anatomy):
+    page = offline_page(file)
     assert page.title() == "mobilenet_v2 – anatomy"
     assert page.inner_text("h1") == "mobilenet_v2"
     assert page.inner_text(".verdict") == anatomy.verdict(anatomy.latency(HERE))
@@ -79,8 +56,8 @@ def test_it_shows_what_the_anatomy_says(visit, file, anatomy):
     assert [name.removeprefix("▸ ") for name in names] == [stage.name for stage in anatomy.stages]
 
 
-def test_it_unfolds_by_mouse(visit, file):
-    page = visit(file)
+def test_it_unfolds_by_mouse(offline_page, file):
+    page = offline_page(file)
     stage = page.locator(".stages > li").nth(2)
     block = stage.locator(".blocks > li").first
     assert not block.is_visible()
@@ -99,8 +76,8 @@ def test_it_unfolds_by_mouse(visit, file):
     assert page.locator(".stages button[aria-expanded=true]").count() == 0
 
 
-def test_it_unfolds_by_keyboard(visit, file):
-    page = visit(file)
+def test_it_unfolds_by_keyboard(offline_page, file):
+    page = offline_page(file)
     page.locator(".stages button").first.focus()
     focused = "document.activeElement.querySelector('.name').textContent"
     for key, name in [
@@ -123,8 +100,8 @@ def test_it_unfolds_by_keyboard(visit, file):
     assert not page.locator("#tip").is_visible()
 
 
-def test_hovering_gives_numbers(visit, file, anatomy):
-    page = visit(file)
+def test_hovering_gives_numbers(offline_page, file, anatomy):
+    page = offline_page(file)
     page.locator(".stages > li > button").nth(1).hover()
     stage = anatomy.stages[1]
     text = page.inner_text("#tip")
@@ -135,8 +112,8 @@ def test_hovering_gives_numbers(visit, file, anatomy):
     assert not page.locator("#tip").is_visible()
 
 
-def test_colours_follow_the_choice(visit, file, anatomy):
-    page = visit(file)
+def test_colours_follow_the_choice(offline_page, file, anatomy):
+    page = offline_page(file)
     button = page.locator(".stages > li > button").last
     assert "ms" in button.locator(".value").inner_text() or "µs" in button.locator(".value").inner_text()
     mix = "button => parseFloat(button.style.getPropertyValue('--mix'))"
@@ -150,8 +127,8 @@ def test_colours_follow_the_choice(visit, file, anatomy):
     ).first.evaluate("section => getComputedStyle(section).backgroundColor")
 
 
-def test_the_table_sorts(visit, file, anatomy):
-    page = visit(file)
+def test_the_table_sorts(offline_page, file, anatomy):
+    page = offline_page(file)
     names = "tbody tr td:nth-child(2)"
     order = [row.name for row in anatomy.layers]
     assert page.locator(names).all_inner_texts() == order
@@ -167,8 +144,8 @@ def test_the_table_sorts(visit, file, anatomy):
     assert page.locator(names).all_inner_texts() == order
 
 
-def test_the_roofline_has_a_point_for_each_kernel(visit, file, anatomy):
-    page = visit(file)
+def test_the_roofline_has_a_point_for_each_kernel(offline_page, file, anatomy):
+    page = offline_page(file)
     kernels = [kernel for kernel, _ in anatomy.latency(HERE).kernels if kernel.operations]
     points = page.locator(".point")
     assert points.count() == len(kernels)
@@ -182,8 +159,8 @@ def test_the_roofline_has_a_point_for_each_kernel(visit, file, anatomy):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_can_be_read_in_light_and_dark(visit, file, scheme):
-    page = visit(file, color_scheme=scheme)
+def test_text_can_be_read_in_light_and_dark(offline_page, file, scheme):
+    page = offline_page(file, color_scheme=scheme)
     page.click("#unfold")
     contrast = """() => {
       const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
@@ -201,14 +178,14 @@ def test_text_can_be_read_in_light_and_dark(visit, file, scheme):
     assert page.evaluate(contrast) >= 4.5
 
 
-def test_it_fits_a_phone(visit, file):
-    page = visit(file, viewport={"width": 360, "height": 740})
+def test_it_fits_a_phone(offline_page, file):
+    page = offline_page(file, viewport={"width": 360, "height": 740})
     page.click("#unfold")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
-def test_it_prints(visit, file, anatomy):
-    page = visit(file, color_scheme="dark")
+def test_it_prints(offline_page, file, anatomy):
+    page = offline_page(file, color_scheme="dark")
     pdf = page.pdf()
     assert pdf.startswith(b"%PDF")
     assert len(re.findall(rb"/Type\s*/Page\b", pdf)) >= 3, "the whole table, not what the screen shows of it"
@@ -231,21 +208,21 @@ class Odd(nn.Module):
         return getattr(self, "</script><b>x")(x).relu()
 
 
-def test_names_are_text(visit, tmp_path):
+def test_names_are_text(offline_page, tmp_path):
     path = tmp_path / "odd.html"
     path.write_text(vertebra.anatomy(Odd(), 16).to_html(), encoding="utf-8")
-    page = visit(path)
+    page = offline_page(path)
     assert "</script><b>x" in page.inner_text("tbody")
     assert page.locator("b").count() == 0
     assert not page.locator("#roofline").is_visible(), "without times there is none"
 
 
-def test_a_notebook_shows_the_page(visit, tmp_path, monkeypatch):
+def test_a_notebook_shows_the_page(offline_page, tmp_path, monkeypatch):
     monkeypatch.setattr(analysis, "load_calibration", lambda executor: None)
     anatomy = vertebra.anatomy(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), 16)
     path = tmp_path / "notebook.html"
     path.write_text(f"<!doctype html><title>x</title><link rel=icon href='data:,'>{anatomy._repr_html_()}", "utf-8")
-    frame = visit(path).frame_locator("iframe")
+    frame = offline_page(path).frame_locator("iframe")
     assert frame.locator("h1").inner_text() == "Sequential"
     monkeypatch.setattr(analysis, "load_calibration", lambda executor: HERE)
     text = html.unescape(anatomy._repr_html_().partition('srcdoc="')[2])

@@ -40,29 +40,13 @@ def site(tmp_path_factory):
 
 
 @pytest.fixture
-def visit(browser, site):
+def visit(offline_page, site):
     """`visit("en/index.html", …)`: a page that is open; it may ask for nothing outside the site, nor complain."""
-    wrong, contexts = [], []
 
     def open_page(path, **options):
-        context = browser.new_context(offline=True, **options)
-        contexts.append(context)
-        context.set_default_timeout(20_000)
-        page = context.new_page()
-        page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("requestfailed", lambda request: wrong.append(f"failed: {request.url}"))
-        page.on("request", lambda request: None if inside(request.url) else wrong.append(f"asked for {request.url}"))
-        page.goto((site / path).as_uri())
-        return page
+        return offline_page(site / path, inside=site.as_uri(), seconds=20, **options)
 
-    def inside(url):
-        return url.startswith(("data:", site.as_uri()))
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert wrong == []
+    return open_page
 
 
 def test_links(site, docs_module):
@@ -84,6 +68,7 @@ def test_the_switch_leads_to_the_same_page_in_the_other_language(visit, language
 def test_the_front_page_is_in_the_language_of_the_browser(visit, language):
     page = visit("index.html", locale={"en": "en-GB", "ja": "ja-JP"}[language])
     page.wait_for_url(f"**/{language}/index.html")
+    assert page.evaluate("document.documentElement.lang") == language
 
 
 def test_what_the_theme_says_is_japanese_too(visit):
@@ -101,7 +86,9 @@ def test_search(visit, language, query, found):
     page = visit(f"{language}/index.html")
     page.locator(".sidebar-search").fill(query)
     page.keyboard.press("Enter")
-    page.locator(f"#search-results li a[href*='{found}']").first.wait_for()
+    results = page.locator(f"#search-results li a[href*='{found}']")
+    results.first.wait_for()
+    assert results.first.inner_text()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -1,9 +1,7 @@
 """The book's figures of networks: drawn from the networks as they are, complete, in both languages."""
 
-import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -18,15 +16,8 @@ JAPANESE = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
 
 
 @pytest.fixture(scope="module")
-def script():
-    path = DOCS / "make_figures.py"
-    if not path.is_file():
-        pytest.skip("docs/ is not here")
-    spec = importlib.util.spec_from_file_location("make_figures", path)
-    module = sys.modules["make_figures"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["make_figures"]
+def script(docs_module):
+    return docs_module("make_figures")
 
 
 @pytest.fixture(scope="module")

@@ -64,31 +64,15 @@ def report(predictions):
 
 
 @pytest.fixture
-def visit(browser):
-    """`visit(path, …)`: a page that is open; in the end nothing may have been complained about.
-
-    What it asked for, beside itself and what it holds, is in `page.asked`.
-    """
-    wrong, contexts = [], []
+def visit(offline_page):
+    """`visit(path, …)`: a page that is open and has asked for itself alone; what it asks for is in `page.asked`."""
 
     def open_page(path, **options):
-        context = browser.new_context(offline=True, **options)
-        contexts.append(context)
-        context.set_default_timeout(10_000)
-        page = context.new_page()
-        page.asked = []
-        page.on("console", lambda message: wrong.append(message.text))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("dialog", lambda dialog: wrong.append(dialog.message))
-        page.on("request", lambda request: None if request.url.startswith("data:") else page.asked.append(request.url))
-        page.goto(path.as_uri())
+        page = offline_page(path, **options)
         assert page.asked == [path.as_uri()]
         return page
 
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert wrong == []
+    return open_page
 
 
 @pytest.fixture
