@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import vertebra
 from vertebra.anatomy.roofline import find_device
 from vertebra.lab.charts import BLUE, COLORS, ORANGE
-from vertebra.lab.picture import STYLE
+from vertebra.lab.picture import file_of, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -124,19 +124,13 @@ FIGURES: dict[str, tuple[Callable[[Figure, str], None], tuple[float, float]]] = 
 
 def svg(name: str, language: str) -> str:
     """A figure in a language."""
-    import io
-    import warnings
-
-    import matplotlib as mpl
     from matplotlib.figure import Figure
 
     draw, size = FIGURES[name]
-    with mpl.rc_context(STYLE | {"font.family": ["DejaVu Sans"]}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)  # text stays text
-        canvas, file = Figure(figsize=size, dpi=100, layout="constrained"), io.BytesIO()
+    with style("en"):  # the viewer's own fonts have the Japanese letters
+        canvas = Figure(figsize=size, dpi=100, layout="constrained")
         draw(canvas, language)
-        canvas.savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue().decode()
+        return file_of(canvas, "svg").decode()
 
 
 def main() -> None:

@@ -31,16 +31,8 @@ from vertebra.lab.result import Result
 from vertebra.lab.statement import claim_of, figure_text, said_by
 from vertebra.lab.translation import Translation
 
-WORDS = {
-    "en": {
-        "verdict": "We measured",
-        "figure": "figure",
-        "measured": "measured",
-        "expected": "expected",
-        "rule": "Rule",
-    },
-    "ja": {"verdict": "測定結果", "figure": "項目", "measured": "測定値", "expected": "期待値", "rule": "規則"},
-}
+# What the lab's own pages do not say.
+WORDS = {"en": {"verdict": "We measured", "rule": "Rule"}, "ja": {"verdict": "測定結果", "rule": "規則"}}
 
 
 class Experiment(SphinxDirective):
@@ -76,14 +68,14 @@ class Experiment(SphinxDirective):
         measured = said(words["verdict"], t(result.reason))
         measured[1:1] = [nodes.Text(" "), nodes.inline("", t(result.verdict), classes=["verdict"])]
         box += measured
-        box += self.table(result, shown, t, words)
+        box += self.table(result, shown, t)
         box += said(words["rule"], t(result.claim.rule), "rule")
         if "no-picture" not in self.options:
             box += self.picture(result, language, t)
         return box
 
-    def table(self, result: Result, shown: Iterable[str], t: Translation, words: dict[str, str]) -> nodes.Node:
-        rows = [[words["figure"], words["measured"], words["expected"]]]
+    def table(self, result: Result, shown: Iterable[str], t: Translation) -> nodes.Node:
+        rows = [[t("figure"), t("measured"), t("expected")]]
         for name in shown:
             expected = result.claim.expected.get(name)
             told = ""

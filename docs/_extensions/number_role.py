@@ -20,7 +20,7 @@ import math
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,8 @@ def environment() -> SandboxedEnvironment:
     """The names and functions of expressions."""
     jinja = SandboxedEnvironment(undefined=StrictUndefined)
     jinja.globals |= read(DOCS / "numbers" / "networks.json")["networks"]
-    jinja.globals |= {"lab": lab, "lab_gpu": lab_gpu, "paper": paper, "bench": bench, "row": row, "device": device}
+    jinja.globals |= {"lab": lab, "lab_gpu": partial(lab, file="lab_gpu")}
+    jinja.globals |= {"paper": paper, "bench": bench, "row": row, "device": device}
     jinja.globals |= {
         "k": lambda value: f"{value / 1e3:,.1f} k",
         "M": lambda value: f"{value / 1e6:,.1f} M",
@@ -123,14 +124,9 @@ def results(file: str = "lab") -> dict[str, Result]:
         raise LookupError(f"bench/results/{file}.json has a damaged result: {error}; run bench/lab.py") from None
 
 
-def lab(experiment: str, figure: str) -> Figure:
+def lab(experiment: str, figure: str, file: str = "lab") -> Figure:
     """A figure of an experiment; `.value` is what one computes with."""
-    return look_up(look_up(results(), experiment, "experiment").figures, figure, f"figure of {experiment}")
-
-
-def lab_gpu(experiment: str, figure: str) -> Figure:
-    """As `lab`, of the run on a GPU."""
-    return look_up(look_up(results("lab_gpu"), experiment, "experiment").figures, figure, f"figure of {experiment}")
+    return look_up(look_up(results(file), experiment, "experiment").figures, figure, f"figure of {experiment}")
 
 
 def paper(name: str, figure: str) -> Any:

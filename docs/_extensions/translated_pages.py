@@ -95,7 +95,6 @@ class SplitTargets(SphinxTransform):
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
-    # Before Sphinx's own transforms put the translations in place of the texts.
     app.connect("html-page-context", note)
     app.connect("doctree-read", check)
     app.add_source_parser(Parser, override=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from vertebra.errors import require_extra
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from .result import Result
 
-STYLE: Any = {
+_STYLE: Any = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "vertebra",  # the same file each time
     "font.size": 10,
@@ -43,11 +44,9 @@ def picture(entry: Entry, result: Result, kind: str, language: str = "en") -> by
         MissingExtraError: matplotlib is not installed.
     """
     with require_extra("torch", "drawing"):
-        import matplotlib as mpl
         from matplotlib.figure import Figure
     experiment, t = entry.load(), Translation(language, result.networks)
-    with mpl.rc_context(STYLE | {"font.family": _fonts(language)}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)  # an SVG holds text, not glyphs
+    with style(language):
         canvas = Figure(figsize=(8, 5), dpi=120, layout="constrained")
         canvas.suptitle(f"{result.number}. {t(result.title)}", x=0.01, ha="left", weight="bold", fontsize=12)
         canvas.supxlabel(fill(t(result.caption), _CAPTION_WIDTH), x=0.01, ha="left", fontsize=9, color="0.3")
@@ -56,8 +55,23 @@ def picture(entry: Entry, result: Result, kind: str, language: str = "en") -> by
         draw(result.measured, canvas)
         if language != "en":
             _translate(canvas, t)
-        file = io.BytesIO()
-        canvas.savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else {"Software": None})
+        return file_of(canvas, kind)
+
+
+@contextmanager
+def style(language: str) -> Iterator[None]:
+    """Inside, matplotlib draws as all pictures of the lab are drawn."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(_STYLE | {"font.family": _fonts(language)}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)  # an SVG holds text, not glyphs
+        yield
+
+
+def file_of(canvas: Canvas, kind: str) -> bytes:
+    """A picture as SVG or PNG, the same bytes each time."""
+    file = io.BytesIO()
+    canvas.savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else {"Software": None})
     return file.getvalue()
 
 
