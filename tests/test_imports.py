@@ -71,11 +71,16 @@ ROOMS = {
     "introspect": BASE | {"models", "graph"},
     "explore": BASE | {"introspect", "anatomy", "models", "graph", "report", "runtime"},
     "lab": BASE | {"introspect", "anatomy", "train", "models", "graph", "data", "report", "__init__"},
-    "data": BASE | {"runtime", "report"},
+    "storage": {"errors", "files", "photo_files"},
+    "sources": BASE | {"storage"},
+    "cluster": BASE | {"storage", "sources", "runtime", "loading"},
+    "data": BASE | {"runtime", "report", "storage", "sources"},
     "export": BASE | {"models", "graph", "__init__"},  # the last for its version
     "runtime": BASE | {"__init__"},  # for its version
-    "train": BASE | {"report", "models", "data", "export", "runtime", "loading", "__init__"},
-    "serve": BASE | {"graph", "runtime", "loading", "__init__"},
+    "train": BASE
+    | {"report", "models", "data", "export", "runtime", "loading", "__init__"}
+    | {"storage", "sources", "cluster"},
+    "serve": BASE | {"graph", "runtime", "loading", "storage", "__init__"},
     "bench": BASE | {"__init__", "models", "export", "runtime", "loading"},
     "loading": BASE | {"__init__", "runtime", "export"},
     "__init__": BASE,  # all else is loaded on first use
@@ -129,6 +134,9 @@ PACKAGES = {
     "explore": {"torch", "numpy", "PIL"},
     "lab": {"torch", "numpy", "PIL", "sklearn", "matplotlib"},
     "report": {"PIL", "jinja2", "markupsafe"},
+    "storage": {"pyarrow"},
+    "sources": {"numpy", "pyarrow"},
+    "cluster": {"numpy", "pyarrow", "ray"},
     "data": {"numpy", "PIL", "pyarrow", "sklearn", "torchvision"},  # the last three for what needs them
     "export": {"torch", "onnx", "onnxruntime", "numpy"},
     "runtime": {"numpy", "PIL", "onnxruntime", "MNN", "pyarrow"},

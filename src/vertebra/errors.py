@@ -63,6 +63,8 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "fast": ("MNN",),
     "heif": ("pillow_heif",),
     "parquet": ("pyarrow",),
+    "ray": ("ray",),
+    "remote": ("pyarrow",),
     "serve": (
         "fastapi",
         "starlette",

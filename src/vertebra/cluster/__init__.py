@@ -1,0 +1,1 @@
+"""Predictions and embeddings of millions of photos on a Ray cluster; scheduling and recovery are Ray's."""
