@@ -12,7 +12,7 @@ from vertebra.errors import VertebraError, first_line
 class StorageError(VertebraError):
     """A file or folder cannot be listed, read or written."""
 
-    def __init__(self, message: str, *, is_missing: bool = False, is_full: bool = False) -> None:
+    def __init__(self, message: str, is_missing: bool = False, is_full: bool = False) -> None:
         super().__init__(message)
         self.is_missing = is_missing  # there is no such file, folder or bucket
         self.is_full = is_full  # no room is left
