@@ -13,6 +13,7 @@
 - `taken(name, size=None)`: the anatomy of a network of ours, made once; `of_family` is the name of one of each family.
 - `once(name, make)`: `make(folder)` is called once in a run of the suite, whichever process comes first, and the folder
   comes back. For what takes longer than a second to make and is only read.
+- `s3`: a bucket of the test's own on a server at 127.0.0.1, with the variables that lead there (s3_server.py).
 - `shared_photos`, `browser`: real photos and Chromium; tests that need them are skipped where they are missing.
 
 A folder's own conftest.py has more: `vertebra(…)`, the command line in this process (cli); `run`, a finished training
@@ -34,6 +35,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import s3_server as s3_servers
 import tiny
 
 from vertebra import model_table
@@ -300,6 +302,28 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[P
         return folder
 
     return get
+
+
+# --- S3 ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of a server that speaks S3 and keeps all in memory."""
+    pytest.importorskip("moto.server", reason="moto is not installed")
+    pytest.importorskip("pyarrow.fs", reason="pyarrow is not installed")
+    with s3_servers.s3_server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> s3_servers.Bucket:
+    """An empty bucket: `s3.uri`, `s3.put(key, content)`, `s3.upload(folder, prefix)`; the variables lead there."""
+    for name in s3_servers.UNSET:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in s3_servers.environment(s3_server).items():
+        monkeypatch.setenv(name, value)
+    return s3_servers.make_bucket(s3_server)
 
 
 # --- tiny networks ----------------------------------------------------------------------------------------------------
