@@ -18,9 +18,9 @@ from vertebra.card import Preprocessing
 from vertebra.data import open_dataset
 from vertebra.loading import cached_export
 from vertebra.pixels import network_pixels
+from vertebra.prefetch import read_ahead
 from vertebra.runtime.engine import EMBEDDING
 from vertebra.runtime.predictor import Predictor
-from vertebra.runtime.prefetch import read_ahead
 from vertebra.train.linear_head import cross_validate
 from vertebra.train.temperature import cross_entropy, fit_temperature
 

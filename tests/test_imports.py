@@ -20,7 +20,7 @@ BASE |= {"photo_files", "file_kinds", "decoding", "decoding_errors", "decoding_n
 BASE |= {"bit_depth", "bit_scaling", "pixels", "synthetic_photos", "signals", "strict_json"}
 BASE |= {"model_table", "model_argument", "preprocessing", "progress", "timm_names", "weight_files", "weight_transfer"}
 BASE |= {"imagenet", "run_files", "text_width", "torch_archives", "callable_module", "malloc", "web_opener"}
-BASE |= {"missing_photos"}
+BASE |= {"missing_photos", "prefetch"}
 
 # Room (or module at the top) -> rooms that it may import. The table of the design, and nothing else.
 ROOMS = {
@@ -52,6 +52,7 @@ ROOMS = {
     "run_files": {"errors", "card", "model_table"},
     "missing_photos": {"errors", "model_table", "timm_names"},
     "torch_archives": set(),
+    "prefetch": set(),
     "model_argument": {"errors", "card", "files", "model_function", "model_table", "run_files", "timm_names"}
     | {"torch_archives"},
     "pillow_tiles": set(),
@@ -117,6 +118,7 @@ PACKAGES = {
     "model_argument": set(),
     "run_files": set(),
     "missing_photos": set(),
+    "prefetch": set(),
     "torch_archives": set(),
     "pillow_tiles": {"PIL"},
     "bit_depth": {"PIL"},

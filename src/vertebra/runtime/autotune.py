@@ -24,13 +24,13 @@ from vertebra.card import Card, read_card
 from vertebra.errors import VertebraError
 from vertebra.machine import processor_name
 from vertebra.pixels import network_pixels
+from vertebra.prefetch import in_order
 from vertebra.progress import Progress, silent
 from vertebra.synthetic_photos import synthetic_photos
 
 from . import mnn_engine
 from .engine import EngineError, Plan
 from .engine_runner import Runner, open_engine
-from .prefetch import in_order
 
 # For fewer images, measuring takes longer than it saves: every engine has to be loaded.
 MIN_IMAGES_TO_MEASURE = 500

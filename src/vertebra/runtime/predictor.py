@@ -19,6 +19,7 @@ from vertebra.errors import ImageError, UsageError, printable, require_positive_
 from vertebra.machine import usable_cores
 from vertebra.model_checksum import read_verified_card
 from vertebra.pixels import Pixels, network_pixels
+from vertebra.prefetch import read_ahead
 from vertebra.preprocessing import BITS
 from vertebra.progress import Progress, silent
 
@@ -29,7 +30,6 @@ from .inputs import ImageInput, ImageInputs, parse_input, parse_inputs
 from .photo import NetworkPixels, Opened, Photo
 from .prediction import Prediction as Prediction
 from .prediction import build_predictions
-from .prefetch import read_ahead
 
 
 class Predictor:

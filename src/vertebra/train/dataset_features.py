@@ -17,11 +17,11 @@ from vertebra.card import Preprocessing, read_card
 from vertebra.data import Dataset, ImageInfo, ImageInfoCache, Photo, SqliteCache, read_file
 from vertebra.decoding import decoder_versions
 from vertebra.pixels import FIT_VERSION, resize_and_crop
+from vertebra.prefetch import read_ahead
 from vertebra.progress import Progress, silent
 from vertebra.runtime.engine import EMBEDDING, FloatArray, Plan, engine_version
 from vertebra.runtime.engine_runner import Runner
 from vertebra.runtime.predictor import Predictor
-from vertebra.runtime.prefetch import read_ahead
 
 
 class FeatureStore:

@@ -15,8 +15,8 @@ from vertebra.errors import ImageError
 from vertebra.machine import usable_cores
 from vertebra.models import ConvNet
 from vertebra.pixels import network_pixels
+from vertebra.prefetch import in_order
 from vertebra.progress import Progress
-from vertebra.runtime.prefetch import in_order
 
 from .distributed import Distributed
 from .loss import to_images

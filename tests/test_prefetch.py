@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from vertebra.runtime.prefetch import in_order
+from vertebra.prefetch import in_order
 
 
 @pytest.mark.parametrize("workers", [1, 3])

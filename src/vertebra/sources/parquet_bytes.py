@@ -1,0 +1,337 @@
+"""Parquet files with the bytes of photos: a column of bytes, or Hugging Face's struct of bytes and path.
+
+A file may have row groups of any size, and a row group of 5 GB never lies in memory: it is decoded some rows at a time.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any
+
+from vertebra.errors import UsageError, first_line, require_extra, suggest
+from vertebra.storage import FileState, Location, StorageError
+
+from .chunks import Record
+from .path_columns import name_column
+from .reading import reading, require_state
+
+ROWS = 16  # that are decoded at a time
+MAX_PIECES = 16  # of a row group: each is decoded from the row group's begin
+_READ = 1_048_576  # bytes that are read at once of a column
+_CACHED = 64_000_000  # bytes of a row group that is kept as a whole for reading its rows in any order
+
+
+@dataclass(frozen=True)
+class BytesColumns:
+    """Where the photos of a Parquet file are."""
+
+    photo: str  # of bytes, or a struct with a field `bytes`
+    is_struct: bool
+    name: str | None = None  # of text: the photo's path, which names it
+
+    def names(self) -> list[str]:
+        """The columns to read; of a struct, its bytes alone."""
+        photo = f"{self.photo}.bytes" if self.is_struct else self.photo
+        return [photo, *([self.name] if self.name is not None else [])]
+
+
+def bytes_columns(schema: Any, file: str, given: str | None = None) -> BytesColumns | None:
+    """Find the column with the bytes of photos in an Arrow schema; None: there is none, and `given` names no such.
+
+    It is the only column of bytes, or the only struct with a field `bytes`. A column `path`, `file_name` or of a like
+    name beside it names the photos.
+
+    Raises:
+        UsageError: there are several, of which `given` names none.
+    """
+    names = [column.name for column in schema]
+    found = {column.name: is_struct for column in schema if (is_struct := _holds_bytes(column.type)) is not None}
+    if given is not None:
+        if given not in found:
+            return None
+        photo = given
+    elif len(found) > 1:
+        raise UsageError(
+            f"{file} has {len(found)} columns of bytes: {', '.join(map(repr, found))}. Say which has the photos: "
+            f"--path-column {next(iter(found))}."
+        )
+    elif not found:
+        return None
+    else:
+        photo = next(iter(found))
+    if names.count(photo) > 1:
+        raise UsageError(f"{file} has {names.count(photo)} columns {photo!r}. Give them different names.")
+    return BytesColumns(photo, found[photo], name_column([column.name for column in schema if _is_text(column.type)]))
+
+
+def _holds_bytes(kind: Any) -> bool | None:
+    """Whether a type is a struct with bytes (True), is bytes itself (False), or neither (None)."""
+    import pyarrow
+
+    types = pyarrow.types
+    if types.is_struct(kind):
+        at = kind.get_field_index("bytes")
+        return True if at >= 0 and _holds_bytes(kind.field(at).type) is False else None
+    is_bytes = types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
+    return False if is_bytes or types.is_binary_view(kind) else None
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow
+
+    types = pyarrow.types
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
+@contextlib.contextmanager
+def open_parquet(location: Location) -> Iterator[Any]:
+    """Open a Parquet file; only its footer is read.
+
+    Raises:
+        StorageError: it cannot be read, or is no Parquet file.
+    """
+    with require_extra("parquet", f"reading {location.name}"):
+        import pyarrow
+        from pyarrow import parquet
+    with reading(location), contextlib.ExitStack() as stack:
+        file = stack.enter_context(location.open())
+        try:
+            # Without `pre_buffer`, which would read whole row groups.
+            opened = parquet.ParquetFile(file, pre_buffer=False, buffer_size=_READ)
+        except pyarrow.ArrowInvalid as error:
+            raise StorageError(f"{location} is no Parquet file, or is cut off ({first_line(error)}).") from error
+        yield opened
+
+
+# --- for predictions --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ParquetChunk:
+    """Some rows of one file, of one row group or of several whole ones."""
+
+    location: Location
+    state: FileState
+    columns: BytesColumns
+    first: int  # row of the file
+    rows: int
+
+    @property
+    def name(self) -> str:
+        """The file and its rows, counted from 1."""
+        return f"{self.location} rows {self.first + 1:,} to {self.first + self.rows:,}"
+
+    def read(self, threads: int = 8) -> Iterator[Record]:
+        """Yield the photos of the rows in order; a file is read by one thread.
+
+        A row whose bytes are null or empty has an error; so have all rows from the first that is damaged.
+
+        Raises:
+            StorageError: the file cannot be read, or has changed since it was listed.
+        """
+        require_state(self.location, self.state)
+        given = 0
+        with open_parquet(self.location) as file:
+            try:
+                for name, content in _rows(file, self.columns, self.first, self.rows):
+                    yield _record(self.location, self.first + given, name, content)
+                    given += 1
+            except _arrow_errors() as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise  # of the file system
+                for row in range(self.first + given, self.first + self.rows):
+                    name = row_name(self.location, row)
+                    yield Record(name, error=f"{name} cannot be read: the file is damaged ({first_line(error)}).")
+        require_state(self.location, self.state)  # nothing of a file that was replaced meanwhile is kept
+
+
+def row_name(location: Location, row: int) -> str:
+    """Name a row, counted from 0."""
+    return f"{location}::{row}"
+
+
+def _record(location: Location, row: int, path: str | None, content: bytes | None) -> Record:
+    name = path if path else row_name(location, row)
+    where = name if not path else f"{name} ({row_name(location, row)})"
+    if content is None:
+        return Record(name, error=f"{where} has no bytes: its value is null.")
+    return Record(name, content) if content else Record(name, error=f"{where} is empty (0 bytes).")
+
+
+def _arrow_errors() -> tuple[type[Exception], ...]:
+    import pyarrow
+
+    return pyarrow.ArrowException, OSError, UnicodeDecodeError
+
+
+def _rows(file: Any, columns: BytesColumns, first: int, rows: int) -> Iterator[tuple[str | None, bytes | None]]:
+    """Yield name and bytes of the rows, decoding no row group that has none of them."""
+    ends = row_ends(file)
+    groups = range(bisect.bisect_right(ends, first), bisect.bisect_left(ends, first + rows) + 1)
+    skip = first - (ends[groups[0] - 1] if groups[0] else 0)
+    batches = file.iter_batches(batch_size=ROWS, row_groups=list(groups), columns=columns.names(), use_threads=False)
+    for batch in batches:
+        if skip >= batch.num_rows:
+            skip -= batch.num_rows
+            continue
+        batch = batch.slice(skip, rows)
+        skip, rows = 0, rows - batch.num_rows
+        yield from _values(batch, columns)
+        if not rows:
+            return
+
+
+def _values(batch: Any, columns: BytesColumns) -> Iterator[tuple[str | None, bytes | None]]:
+    photos = batch.column(columns.photo)
+    names = None if columns.name is None else batch.column(columns.name)
+    for index in range(batch.num_rows):
+        value = photos[index].as_py()
+        if columns.is_struct:
+            value = None if value is None else value["bytes"]
+        yield (None if names is None else names[index].as_py()), value
+
+
+def row_ends(file: Any) -> list[int]:
+    """Return the row behind the last of each row group."""
+    metadata = file.metadata
+    return list(accumulate(metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)))
+
+
+def row_ranges(ends: list[int], chunk_photos: int) -> Iterator[tuple[int, int]]:
+    """Yield first row and number of rows of each chunk: row groups joined up to `chunk_photos`, larger ones split.
+
+    A row group is split into at most `MAX_PIECES`, however many rows these have then.
+    """
+    begin = start = 0
+    for end in ends:
+        if end - begin > chunk_photos and start > begin:
+            yield begin, start - begin
+            begin = start
+        if end - begin > chunk_photos:
+            size = max(chunk_photos, math.ceil((end - begin) / MAX_PIECES))
+            yield from ((at, min(size, end - at)) for at in range(begin, end, size))
+            begin = end
+        start = end
+    if start > begin:
+        yield begin, start - begin
+
+
+# --- for training -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class ParquetPhotos:
+    """The photos of a file, to be read row by row: cheaply in the order of the rows, or within small row groups."""
+
+    location: Location
+    state: FileState
+    columns: BytesColumns
+    ends: list[int]  # the row behind the last of each row group
+    names: tuple[str, ...]  # of all columns
+    _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False)
+    _file: Any = field(default=None, repr=False)
+    _group: tuple[int, list[bytes | None]] | None = field(default=None, repr=False)  # a small one, whole
+    _next: tuple[int, int] = field(default=(-1, 0), repr=False)  # row group and row that `_stream` gives next
+    _stream: Iterator[tuple[str | None, bytes | None]] | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return self.ends[-1] if self.ends else 0
+
+    def place(self, row: int) -> tuple[int, int]:
+        """Return a row's row group, and its row in that."""
+        group = bisect.bisect_right(self.ends, row)
+        return group, row - (self.ends[group - 1] if group else 0)
+
+    def column(self, name: str) -> list[Any]:
+        """Return all values of a column that is not of bytes.
+
+        Raises:
+            UsageError: there is no such column.
+            StorageError: it cannot be read.
+        """
+        if name not in self.names:
+            hint = suggest(name, self.names)
+            raise UsageError(f"{self.location} has no column {name!r} (it has {', '.join(self.names)}). {hint}".strip())
+        with reading(self.location):
+            try:
+                values: list[Any] = self._opened().read(columns=[name]).column(0).to_pylist()
+            except _arrow_errors() as error:
+                raise self._damaged(f"its column {name!r}", error) from error
+        return values
+
+    def read(self, row: int) -> bytes | None:
+        """Return the bytes of a row; None where they are null.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        if not 0 <= row < len(self):
+            raise StorageError(f"{self.location} has no row {row:,}; it has {len(self):,}.")
+        group, within = self.place(row)
+        try:
+            with reading(self.location):
+                if self._group is None or self._group[0] != group:
+                    metadata = self._opened().metadata.row_group(group)
+                    if metadata.total_byte_size > _CACHED:
+                        return self._read_on(group, row)
+                    rows = _rows(self._opened(), self.columns, row - within, metadata.num_rows)
+                    self._group = group, [content for _, content in rows]
+                return self._group[1][within]
+        except _arrow_errors() as error:
+            raise self._damaged(f"row {row:,}", error) from error
+
+    def _read_on(self, group: int, row: int) -> bytes | None:
+        """Read on to a row of a large row group, or from the row group's begin where that lies behind."""
+        if self._stream is None or self._next[0] != group or self._next[1] > row:
+            self._stream = _rows(self._opened(), self.columns, row, self.ends[group] - row)
+            self._next = group, row
+        for _ in range(self._next[1], row):
+            next(self._stream)
+        self._next = group, row + 1
+        return next(self._stream)[1]
+
+    def close(self) -> None:
+        """Close the file; it is opened again when it is asked for."""
+        self._file = self._group = self._stream = None
+        self._stack.close()
+
+    def _opened(self) -> Any:
+        if self._file is None:
+            require_state(self.location, self.state)
+            self._file = self._stack.enter_context(open_parquet(self.location))
+        return self._file
+
+    def _damaged(self, what: str, error: Exception) -> StorageError:
+        return StorageError(f"{self.location}: {what} cannot be read: the file is damaged ({first_line(error)}).")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process opens anew."""
+        kept = ("location", "state", "columns", "ends", "names")
+        return {name: getattr(self, name) for name in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+
+def parquet_photos(location: Location, column: str | None = None) -> ParquetPhotos:
+    """Open a Parquet file with the bytes of photos; `column` is that of the photos, if there are several of bytes.
+
+    Raises:
+        UsageError: it has no column of bytes, or several.
+        StorageError: it cannot be read, or is no Parquet file.
+    """
+    state = location.state()
+    with open_parquet(location) as file:
+        columns = bytes_columns(file.schema_arrow, str(location), column)
+        names = tuple(file.schema_arrow.names)
+        ends = row_ends(file)
+    if columns is None:
+        wanted = f"no column {column!r} of bytes" if column is not None else "no column of bytes"
+        raise UsageError(f"{location} has {wanted} (it has {', '.join(names)}).")
+    return ParquetPhotos(location, state, columns, ends, names)
