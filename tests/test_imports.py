@@ -65,7 +65,7 @@ ROOMS = {
     "pixels": {"decoding", "decoding_notes", "preprocessing"},
     "decoding_notes": {"preprocessing", "bit_scaling", "decoding", "rgb_conversion", "units"},
     "synthetic_photos": {"pixels"},
-    "report": BASE | {"__init__"},  # the last for its version
+    "report": BASE | {"storage", "sources", "__init__"},  # the last for its version
     "models": BASE,
     "graph": BASE | {"models"},
     "anatomy": BASE | {"models", "graph"},

@@ -13,7 +13,7 @@ import stat
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, Any, Protocol, TypeAlias
 
 import PIL
 from PIL import Image, UnidentifiedImageError
@@ -29,7 +29,15 @@ from vertebra.preprocessing import Decoding
 from vertebra.rgb_conversion import Decoded as Decoded
 from vertebra.rgb_conversion import to_upright_rgb
 
-Source: TypeAlias = str | os.PathLike[str] | bytes | IO[bytes]
+
+class StoredFile(Protocol):
+    """A file that is no local one, such as a photo in a shard; its `str` names it."""
+
+    def read_bytes(self) -> bytes:
+        """Return the content; a `VertebraError` if it cannot be read."""
+
+
+Source: TypeAlias = str | os.PathLike[str] | bytes | IO[bytes] | StoredFile
 
 # Limit against decompression bombs, about 13,400 × 13,400 pixels: Pillow's default, which other code in the process may
 # change there. The server has a lower one, `ServerSettings.max_pixels`.
@@ -81,7 +89,7 @@ def decode(
     that the pretrained networks were trained with.
 
     Args:
-        source: a path, the bytes of a file, or an open binary file.
+        source: a path, the bytes of a file, an open binary file, or a `StoredFile`.
         name: name of a source without a path, for errors.
         max_pixels: an image with more is rejected with an `OversizeError`, before it is decoded.
         at_least: allow a JPEG to be decoded at 1/2, 1/4 or 1/8 of its size, with at least this shorter side in pixels.
@@ -93,6 +101,12 @@ def decode(
     if isinstance(source, bytes):
         return _decode(io.BytesIO(source), name or source_name(source), max_pixels, at_least, decoding)
     if not isinstance(source, str | os.PathLike):
+        if hasattr(source, "read_bytes"):
+            try:
+                content = source.read_bytes()
+            except VertebraError as error:
+                raise ImageError(str(error)) from error
+            return _decode(io.BytesIO(content), name or str(source), max_pixels, at_least, decoding)
         if not hasattr(source, "read"):
             raise ImageError(
                 "a photo is given as a path, as the bytes of a file or as an open binary file, not as a "
@@ -176,7 +190,9 @@ def source_name(source: Source | Image.Image) -> str:
     """The default name of a source in errors."""
     if isinstance(source, bytes):
         return f"image of {len(source)} bytes"
-    return str(source) if isinstance(source, str | os.PathLike) else str(getattr(source, "name", "image"))
+    if isinstance(source, str | os.PathLike) or hasattr(source, "read_bytes"):
+        return str(source)
+    return str(getattr(source, "name", "image"))
 
 
 def _decode(file: IO[bytes], name: str, max_pixels: int, at_least: int | None, decoding: Decoding) -> Decoded:

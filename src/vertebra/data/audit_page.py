@@ -74,11 +74,11 @@ def write_page(
 def findings(dataset: Dataset, found: Audit) -> dict[str, Any]:
     """Return the findings as values of JSON, which `vertebra.report.findings` renders."""
 
-    def path_of(shown: str) -> str:
-        return str((dataset.root / shown).absolute())
-
     def photos_of(group: DuplicateFinding) -> list[tuple[str, str, str]]:
-        return [(path_of(path), path, " · ".join(filter(None, (kind, split)))) for path, kind, split in group.photos()]
+        return [
+            (dataset.place_of(path), path, " · ".join(filter(None, (kind, split))))
+            for path, kind, split in group.photos()
+        ]
 
     shown: dict[str, list[Any]] = {"groups": [], "odd": [], "lists": []}
     for title, entries in found.sections.items():
@@ -93,7 +93,7 @@ def findings(dataset: Dataset, found: Audit) -> dict[str, Any]:
             rows = [(photos_of(group)[:_MAX_GROUP], max(0, len(group.paths) - _MAX_GROUP)) for group in groups]
             shown["groups"].append(section | {"what": _EXPLANATIONS[title], "groups": rows})
         elif odd := [entry for entry in entries[:_MAX_SHOWN] if isinstance(entry, UnusualPhoto)]:
-            photos = [(path_of(each.path), each.path, f"{each.width} × {each.height} pixels") for each in odd]
+            photos = [(dataset.place_of(each.path), each.path, f"{each.width} × {each.height} pixels") for each in odd]
             shown["odd"].append(section | {"photos": photos})
         elif lines := [entry for entry in entries[:_MAX_LINES] if isinstance(entry, str)]:
             shown["lists"].append((section["title"], lines, len(entries)))
@@ -103,6 +103,8 @@ def findings(dataset: Dataset, found: Audit) -> dict[str, Any]:
         "notes": list(found.notes),
         "classes": list(found.classes.items()),
         **shown,
-        "broken": [(path_of(each.path), each.path, each.kind, each.reason) for each in found.broken[:_MAX_LINES]],
+        "broken": [
+            (dataset.place_of(each.path), each.path, each.kind, each.reason) for each in found.broken[:_MAX_LINES]
+        ],
         "broken_count": len(found.broken),
     }

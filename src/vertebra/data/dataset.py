@@ -1,4 +1,4 @@
-"""The records `Dataset` and `Photo`: labelled photos, with their paths and splits."""
+"""The records `Dataset` and `Photo`: labelled photos, with their places and splits."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vertebra.errors import VertebraError
+from vertebra.sources.photo_place import PhotoPlace
+from vertebra.storage import Location
 
 SPLITS = ("train", "val", "test")
 
@@ -16,11 +18,11 @@ class DataError(VertebraError):
     """A data set cannot be used."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Photo:
-    """One labelled file; `split` is None if the data set does not say."""
+    """One labelled photo; `split` is None if the data set does not say."""
 
-    path: Path
+    path: PhotoPlace  # a local file, or a photo in a shard, a Parquet file or on a remote file system
     label: str
     split: str | None = None
 
@@ -32,7 +34,7 @@ class Dataset:
     name: str
     photos: tuple[Photo, ...]
     classes: tuple[str, ...]  # sorted; including those without a photo
-    root: Path  # paths are shown relative to it
+    root: Path | Location  # paths are shown relative to it
     others: tuple[str, ...] = ()  # files without a photo's name, relative to the root
     unreadable: tuple[str, ...] = ()  # folders that could not be listed, each with the reason
     notes: tuple[str, ...] = ()  # sentences: what was merged, left out or skipped while reading
@@ -48,12 +50,19 @@ class Dataset:
         """`looked_in` as a sentence; empty if there is none."""
         return (f"{self.looked_in[0].upper()}{self.looked_in[1:]}.",) if self.looked_in else ()
 
-    def shown(self, path: Path) -> str:
+    def shown(self, path: PhotoPlace) -> str:
         """Format a path for people: relative to the root if it is below it."""
         try:
-            return str(path.relative_to(self.root))
+            return str(path.relative_to(str(self.root)))
         except ValueError:
             return str(path)
+
+    def place_of(self, shown: str) -> str:
+        """Return the absolute path or URI that `shown` formats so."""
+        if Location(shown).is_remote or Path(shown).is_absolute():
+            return shown
+        root = self.root if isinstance(self.root, Location) else Location(str(self.root.absolute()))
+        return str(root / shown)
 
     def counts(self) -> dict[str, int]:
         """Count the photos of each class, including empty ones."""

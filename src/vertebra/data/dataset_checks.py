@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vertebra.errors import suggest
 from vertebra.file_kinds import LEFT_OUT, NOT_DOWNLOADED
+from vertebra.storage import Location
 from vertebra.units import counted
 
 from .dataset import SPLITS, DataError, Dataset
@@ -95,7 +96,7 @@ def _notes(dataset: Dataset, begin: str) -> str:
     return "".join(f" {note}" for note in dataset.notes if note.startswith(begin))
 
 
-def instead_of_folders(others: Sequence[str], root: Path) -> str:
+def instead_of_folders(others: Sequence[str], root: Path | Location) -> str:
     """Suggest the tables among the other files, which may have the labels; "" if there is none."""
     tables = [name for name in others if name.lower().endswith((".csv", ".tsv", ".parquet"))]
     if len(tables) > 1:

@@ -24,6 +24,8 @@ from vertebra.errors import ImageError
 from vertebra.file_kinds import detect_raw
 from vertebra.machine import usable_cores
 from vertebra.progress import Progress, silent
+from vertebra.sources.photo_place import PhotoPlace
+from vertebra.storage import StorageError
 
 from .dataset import Dataset
 from .sqlite_cache import SqliteCache
@@ -102,7 +104,7 @@ class ImageInfoCache:
                 info = _failed(digest, content, error)
         return info, picture if decode else None
 
-    def recall(self, digest: str, path: Path) -> ImageInfo | None:
+    def recall(self, digest: str, path: PhotoPlace) -> ImageInfo | None:
         """Return the info of a photo from the cache or its file; None if the file has changed or is gone."""
         info = self._known(digest)
         if info is None:
@@ -117,7 +119,7 @@ class ImageInfoCache:
             return None
         return ImageInfo(digest, **dict(zip(_FIELDS, row[1:], strict=True)))
 
-    def thumbnail(self, digest: str, path: Path) -> Thumbnail | None:
+    def thumbnail(self, digest: str, path: PhotoPlace) -> Thumbnail | None:
         """Return the thumbnail of a photo from the cache or its file; None if the file has changed or is gone."""
         row = self._thumbnails.get(digest)
         if row is None or row[0] != self._version:
@@ -192,10 +194,14 @@ def _quantile(values: NDArray[np.int16], share: float) -> int:
     return int(np.searchsorted(counts, share * counts[-1]))
 
 
-def read_file(path: Path) -> tuple[bytes, ImageInfo | None]:
-    """Read a file's bytes; if it cannot be read, return an `ImageInfo` with the reason."""
+def read_file(path: PhotoPlace) -> tuple[bytes, ImageInfo | None]:
+    """Read a photo's bytes; if it cannot be read, return an `ImageInfo` with the reason.
+
+    Raises:
+        StorageError: its storage cannot be reached, which says nothing about the photo.
+    """
     try:
-        if not path.is_file():
+        if isinstance(path, Path) and not path.is_file():
             what = "a folder" if path.is_dir() else "a pipe or device" if path.exists() else "missing"
             return b"", ImageInfo(broken="unreadable", reason=f"is {what}")
         if raw := detect_raw(path.name):
@@ -203,6 +209,12 @@ def read_file(path: Path) -> tuple[bytes, ImageInfo | None]:
         return path.read_bytes(), None
     except OSError as error:
         return b"", ImageInfo(broken="unreadable", reason=f"cannot be read ({error.strerror or error})")
+    except ImageError as error:
+        return b"", ImageInfo(broken="unreadable", reason=str(error).removeprefix(f"{path} ").rstrip("."))
+    except StorageError as error:
+        if not error.is_missing:
+            raise
+        return b"", ImageInfo(broken="unreadable", reason="is missing")
 
 
 def read_image_info(

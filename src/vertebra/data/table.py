@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 
+from vertebra.sources.photo_place import PhotoPlace, normalized
+
 from .dataset import DataError, Dataset, Photo
 from .label_names import Ignored, as_latin1, is_text, merge_spellings, split_of, tidy
 from .table_columns import TableOptions, choose_columns
@@ -38,11 +40,11 @@ def read_table(
     if len({split_of(name) for name in splits}) > 1:
         notes.append(f"The labels {' and '.join(map(repr, splits))} are taken for classes, although they name splits.")
     finder = PathFinder(path, options)
-    photos: dict[str, tuple[Row, Photo]] = {}
+    photos: dict[PhotoPlace, tuple[Row, Photo]] = {}
     num_repeated = 0
     for row, file in zip(rows, finder.find(rows), strict=True):
         photo = Photo(file, classes[row.label], row.split)
-        first, listed = photos.setdefault(os.path.normpath(photo.path), (row, photo))
+        first, listed = photos.setdefault(normalized(file), (row, photo))
         if (listed.label, listed.split) != (photo.label, photo.split):
             raise DataError(
                 f"{path}, {row.where}: {row.path} is listed already, in {first.where}, as {_quoted(listed)}, and here "

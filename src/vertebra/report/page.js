@@ -57,7 +57,9 @@ function show(index) {
   const { name, text, link, key } = items[at];
   $("viewer-title").replaceChildren(isolated(name));
   $("viewer-text").replaceChildren(...text);
+  const hasFile = link !== "#";  // as thumbnails.py's NO_FILE
   $("viewer-link").href = link;
+  $("viewer-link").hidden = !hasFile;
   $("viewer-link").textContent = "Open the file";
   for (const id of ["viewer-back", "viewer-next"]) $(id).hidden = items.length < 2;
   const small = key === null || key === undefined ? null : D.pictures[key];
@@ -71,7 +73,9 @@ function show(index) {
   };
   // A small photo is whole in the page. Of the others its file is shown, where it is still there and of a kind that
   // browsers show.
-  photo.src = complete ? small[0] : link;
+  if (complete || (small && !hasFile)) photo.src = small[0];
+  else if (hasFile) photo.src = link;
+  else photo.removeAttribute("src");
 }
 $("viewer-close").addEventListener("click", () => viewer.close());
 $("viewer-back").addEventListener("click", () => show(at - 1));

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from importlib import metadata, resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vertebra.errors import printable
+from vertebra.sources.photo_place import PhotoPlace, parse_place
 from vertebra.strict_json import dumps
 
 if TYPE_CHECKING:
@@ -89,13 +89,13 @@ def findings(
     """
     min_free = 0 if max_new is None else pictures.num_free - max_new
 
-    def key(path: Path) -> int | None:
+    def key(path: PhotoPlace) -> int | None:
         return pictures.add(path) if pictures.num_free > min_free else pictures.key(path)
 
     def photo_cells(photos: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
         return [
-            {"key": key(Path(path)), "link": folder.link(Path(path)), "name": shown(name), "text": shown(text)}
-            for path, name, text in photos
+            {"key": key(place), "link": folder.link(place), "name": shown(name), "text": shown(text)}
+            for place, name, text in ((parse_place(path), name, text) for path, name, text in photos)
         ]
 
     return {
@@ -107,7 +107,7 @@ def findings(
         ],
         "odd": [section | {"photos": photo_cells(section["photos"])} for section in document["odd"]],
         "broken": [
-            {"link": folder.link(Path(path)), "name": shown(name), "kind": kind, "reason": reason}
+            {"link": folder.link(parse_place(path)), "name": shown(name), "kind": kind, "reason": reason}
             for path, name, kind, reason in document["broken"]
         ],
         "broken_count": document["broken_count"],

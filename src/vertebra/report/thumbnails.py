@@ -16,6 +16,7 @@ from PIL import Image, features
 from vertebra.card import Decoding
 from vertebra.decoding import open_image
 from vertebra.errors import ImageError
+from vertebra.sources.photo_place import PhotoPlace
 
 from .page import shown
 
@@ -24,6 +25,7 @@ MAX_BYTES = 3000  # of a thumbnail: with all of them and 6,000 names a page stay
 MAX_ENLARGED_SIDE = 64  # pixels of the longer side: embedded whole, enlarged without interpolation
 _SIDE = 160  # pixels of the longer side of a thumbnail
 _QUALITIES = (55, 40, 25, 10)
+NO_FILE = "#"  # the link of a photo in a shard or on a remote file system, which no browser opens
 
 
 class Thumbnails:
@@ -31,13 +33,13 @@ class Thumbnails:
 
     def __init__(self, decoding: Decoding) -> None:
         self._decoding = decoding
-        self._keys: dict[Path, int] = {}
+        self._keys: dict[PhotoPlace, int] = {}
 
-    def add(self, path: Path) -> int | None:
+    def add(self, path: PhotoPlace) -> int | None:
         """Add a photo and return the index of its thumbnail, or None if the page is full."""
         return self._keys.setdefault(path, len(self._keys)) if self.num_free > 0 else self.key(path)
 
-    def key(self, path: Path) -> int | None:
+    def key(self, path: PhotoPlace) -> int | None:
         """Return the index of a photo's thumbnail, or None."""
         return self._keys.get(path)
 
@@ -54,7 +56,7 @@ class Thumbnails:
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             return list(pool.map(self._thumbnail, self._keys))
 
-    def _thumbnail(self, path: Path) -> list[Any] | None:
+    def _thumbnail(self, path: PhotoPlace) -> list[Any] | None:
         try:
             picture = open_image(path, at_least=2 * _SIDE, decoding=self._decoding)
         except (ImageError, OSError):
@@ -87,27 +89,32 @@ def _saved(picture: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 class PhotoLinks:
-    """Links to photos, relative to the folder of the page."""
+    """Links to photos, relative to the folder of the page; those that are no local files have none."""
 
-    def __init__(self, page: Path, photos: Iterable[Path]) -> None:
+    def __init__(self, page: Path, photos: Iterable[PhotoPlace]) -> None:
         self._page = os.path.abspath(page)  # noqa: PTH100 - keeps links unresolved
-        parents = {os.path.dirname(os.path.abspath(path)) for path in photos}  # noqa: PTH100, PTH120
+        files = (path for path in photos if isinstance(path, Path))
+        parents = {os.path.dirname(os.path.abspath(path)) for path in files}  # noqa: PTH100, PTH120
         try:
             self._root = os.path.commonpath(parents) if parents else self._page
         except ValueError:  # on several drives
             self._root = ""
         self.address = self.link(Path(self._root), "/") if self._root else ""
 
-    def link(self, path: Path, end: str = "") -> str:
-        """Return the percent-encoded URL of a photo, relative to the page."""
+    def link(self, path: PhotoPlace, end: str = "") -> str:
+        """Return the percent-encoded URL of a photo, relative to the page, or `NO_FILE`."""
+        if not isinstance(path, Path):
+            return NO_FILE
         try:
             relative = os.path.relpath(path, self._page)
         except ValueError:  # on another drive
             return path.absolute().as_uri()
         return quote(os.fsencode(relative.replace(os.sep, "/")), safe="/") + end
 
-    def entry(self, path: Path) -> tuple[str, str | None]:
+    def entry(self, path: PhotoPlace) -> tuple[str, str | None]:
         """Return a photo's text, and its URL unless that is `address` plus the text."""
+        if not isinstance(path, Path):
+            return shown(str(path)), NO_FILE
         name = os.path.abspath(path)  # noqa: PTH100
         inner = os.path.relpath(name, self._root).replace(os.sep, "/") if self._root else name
         text = shown(inner)

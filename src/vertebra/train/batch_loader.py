@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from vertebra.card import Preprocessing
 from vertebra.decoding import open_image
 from vertebra.errors import ImageError
+from vertebra.sources.photo_place import PhotoPlace
 
 from .augmentation import augment
 from .metrics import Labels
@@ -81,7 +82,7 @@ def steps_of_epoch(photos: int, settings: Settings) -> int:
 class TrainPhotos(Dataset[Any]):
     """Decoded and augmented training photos; for an unreadable one, the reason."""
 
-    paths: Sequence[Path]
+    paths: Sequence[PhotoPlace]
     labels: Labels
     settings: Settings
     preprocessing: Preprocessing

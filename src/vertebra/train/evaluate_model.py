@@ -34,6 +34,7 @@ from vertebra.progress import Progress, silent
 from vertebra.report import interval, package_versions, percent
 from vertebra.runtime.engine import PROBABILITIES
 from vertebra.runtime.predictor import Predictor
+from vertebra.sources.photo_place import PhotoPlace
 from vertebra.units import counted
 
 from .data_notes import absent_class_notes, sample_size_notes, unusable_note
@@ -59,7 +60,7 @@ class Evaluation:
     held: EvaluatedPredictions
     broken: tuple[str, ...]  # unusable photos, each with the reason
     trained: TrainedPhotos  # measured photos that the classifier was trained on, by index
-    shown: Callable[[Path], str]  # formats the path of a photo for people
+    shown: Callable[[PhotoPlace], str]  # formats the path of a photo for people
     threshold: float | None
     decoding: Decoding  # of the photos' files
     source: str  # DATA as it was given

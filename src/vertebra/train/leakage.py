@@ -12,6 +12,7 @@ from vertebra.card import Decoding
 from vertebra.data import Dataset, ImageInfo, ImageInfoCache, Photo, find_duplicates
 from vertebra.machine import usable_cores
 from vertebra.report import percent
+from vertebra.sources.photo_place import PhotoPlace, parse_place
 
 from .evaluation import EvaluatedPredictions
 from .prepare import UsablePhotos
@@ -33,7 +34,7 @@ class TrainedPhotos:
 def find_trained_photos(run: Path, dataset: Dataset, infos: Sequence[ImageInfo], decoding: Decoding) -> TrainedPhotos:
     """Find the photos of a data set that the classifier of a run was trained on; `infos` were read with `decoding`."""
     try:
-        known = {row["sha256"]: Path(row["path"]) for row in read_rows(run) if row["split"] == "train"}
+        known = {row["sha256"]: parse_place(row["path"]) for row in read_rows(run) if row["split"] == "train"}
     except (TrainError, KeyError):  # not a run, or one of the first versions
         known = {}
     if not known:
@@ -75,7 +76,9 @@ def leak_notes(found: Mapping[str, str], held: EvaluatedPredictions, shown: Any 
     return [_same_picture_note(sum(leaked), len(leaked), which, _without(held, leaked))]
 
 
-def trained_notes(found: TrainedPhotos, held: EvaluatedPredictions, shown: Callable[[Path], str] = str) -> list[str]:
+def trained_notes(
+    found: TrainedPhotos, held: EvaluatedPredictions, shown: Callable[[PhotoPlace], str] = str
+) -> list[str]:
     """Return notes on measured photos that the classifier was trained on; `shown` formats a path."""
     count, notes = len(held.photos), []
     them = _without(held, [index in found for index in range(count)])

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vertebra.errors import UsageError
+from vertebra.errors import ImageError, UsageError
 from vertebra.machine import usable_cores
 from vertebra.progress import Progress
+from vertebra.sources.photo_place import PhotoPlace, file_of, parse_place
+from vertebra.storage import Location, StorageError
 
 from .run_checkpoint import read_state
 from .run_folder import DATA, SETTINGS, TrainError, read_rows, resume_command, table_digest
 from .train_settings import FIXED, Settings
 
-FileState = list[int]  # [size in bytes, mtime in ns, ctime in ns]
+# [size in bytes, mtime in ns, ctime in ns]; of a file that is not local [size, version]
+FileState = list[int | str]
+_MIN_LISTED = 4  # files of one remote folder: listing it takes one request for a thousand, a state one for each
 
 
 def reject_changed_settings(settings: Settings, folder: Path) -> None:
@@ -56,10 +61,11 @@ def changed_photos(
 ) -> str:
     """Return a phrase that names photos whose content has changed since the run started; empty if none has.
 
-    Missing photos are not counted: reading them raises. Files whose state equals that in `states` are not hashed.
+    Missing photos are not counted: reading them raises. Photos in files whose state equals that in `states` are not
+    hashed.
     """
     rows = read_rows(folder)
-    paths = [Path(row["path"]) for row in rows]
+    paths = [parse_place(row["path"]) for row in rows]
     if states is None or len(states) != len(paths):
         states = [None] * len(paths)
     to_hash = [
@@ -68,12 +74,15 @@ def changed_photos(
         if after is not None and after != before
     ]
 
-    def is_changed(entry: tuple[Path, str]) -> bool:
+    def is_changed(entry: tuple[PhotoPlace, str]) -> bool:
         path, digest = entry
         try:
-            with path.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest() != digest
-        except OSError:
+            return hashlib.sha256(path.read_bytes()).hexdigest() != digest
+        except (OSError, ImageError):
+            return False
+        except StorageError as error:
+            if not error.is_missing:
+                raise
             return False
 
     changed = []
@@ -88,19 +97,50 @@ def changed_photos(
     return f"{len(changed):,} photos have been changed ({names})" if changed else ""
 
 
-def file_states(paths: Iterable[Path]) -> list[FileState | None]:
-    """Return size and times of each file; None if it is missing.
+def file_states(paths: Iterable[PhotoPlace]) -> list[FileState | None]:
+    """Return size and times of each photo's file, or of the shard that it is in; None if it is missing.
 
     Call it before files are read, so that a change in between is noticed.
+
+    Raises:
+        StorageError: remote storage cannot be reached.
     """
-
-    def state(path: Path) -> FileState | None:
-        try:
-            status = path.stat()
-        except (OSError, ValueError):
-            return None
-        # A copy may keep the mtime; the ctime is set by the system.
-        return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-
+    places = [file_of(path) for path in paths]
+    files = list(dict.fromkeys(places))
+    local = [file for file in files if not Location(file).is_remote]
+    by_folder = defaultdict(list)
+    for file in files:
+        if Location(file).is_remote:
+            by_folder[file.rpartition("/")[0]].append(file)
     with ThreadPoolExecutor(4 * usable_cores()) as pool:  # for the latency of network file systems
-        return list(pool.map(state, paths))
+        found = dict(zip(local, pool.map(_local_state, local), strict=True))
+        for states in pool.map(_remote_states, by_folder, by_folder.values()):
+            found |= states
+    return [found[place] for place in places]
+
+
+def _local_state(file: str) -> FileState | None:
+    try:
+        status = Path(file).stat()
+    except (OSError, ValueError):
+        return None
+    # A copy may keep the mtime; the ctime is set by the system.
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _remote_states(folder: str, files: Sequence[str]) -> dict[str, FileState | None]:
+    """Return the states of files in a remote folder; with many of them those that its list has."""
+    found: dict[str, FileState | None] = dict.fromkeys(files)
+    try:
+        if len(files) >= _MIN_LISTED:
+            for entry in Location(folder).list():
+                if str(entry.location) in found:
+                    found[str(entry.location)] = [entry.size, str(entry.mtime_ns)]
+            return found
+        for file in files:
+            state = Location(file).state()
+            found[file] = [state.size, state.version]
+    except StorageError as error:
+        if not error.is_missing:
+            raise
+    return found

@@ -26,6 +26,7 @@ from vertebra.files import locked, make_folder, write_durably
 from vertebra.run_files import RUN_METRICS, RUN_MODEL, RUN_SETTINGS, RUN_WEIGHTS
 from vertebra.run_files import read_json as read_json
 from vertebra.run_files import resume_command as resume_command
+from vertebra.sources.photo_place import PhotoPlace, parse_place
 from vertebra.strict_json import dumps
 
 MODEL, METRICS, SETTINGS, WEIGHTS = RUN_MODEL, RUN_METRICS, RUN_SETTINGS, RUN_WEIGHTS
@@ -181,12 +182,12 @@ def read_rows(folder: Path) -> list[dict[str, str]]:
     return found
 
 
-def read_splits(folder: Path) -> dict[str, tuple[list[Path], list[str]]]:
+def read_splits(folder: Path) -> dict[str, tuple[list[PhotoPlace], list[str]]]:
     """Read data.csv: split -> paths and labels."""
-    found: dict[str, tuple[list[Path], list[str]]] = {}
+    found: dict[str, tuple[list[PhotoPlace], list[str]]] = {}
     for row in read_rows(folder):
         paths, labels = found.setdefault(row["split"], ([], []))
-        paths.append(Path(row["path"]))
+        paths.append(parse_place(row["path"]))
         labels.append(row["label"])
     return found
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from vertebra.models import ConvNet
 from vertebra.pixels import network_pixels
 from vertebra.prefetch import in_order
 from vertebra.progress import Progress
+from vertebra.sources.photo_place import PhotoPlace
 
 from .distributed import Distributed
 from .loss import to_images
@@ -29,11 +29,11 @@ _BATCH = 16
 class Split:
     """The paths and labels of one split."""
 
-    paths: list[Path]
+    paths: list[PhotoPlace]
     labels: Labels
 
     @staticmethod
-    def from_labels(paths: list[Path], labels: Sequence[str], names: Sequence[str]) -> Split:
+    def from_labels(paths: list[PhotoPlace], labels: Sequence[str], names: Sequence[str]) -> Split:
         """Build a split from class names."""
         number = {name: index for index, name in enumerate(names)}
         return Split(paths, np.array([number[label] for label in labels], np.int64))
