@@ -74,7 +74,7 @@ ROOMS = {
     "lab": BASE | {"introspect", "anatomy", "train", "models", "graph", "data", "report", "__init__"},
     "storage": {"errors", "files", "photo_files"},
     "sources": BASE | {"storage"},
-    "cluster": BASE | {"storage", "sources", "runtime", "loading"},
+    "cluster": BASE | {"storage", "sources", "runtime", "loading", "__init__"},  # the last for its version
     "data": BASE | {"runtime", "report", "storage", "sources"},
     "export": BASE | {"models", "graph", "__init__"},  # the last for its version
     "runtime": BASE | {"__init__"},  # for its version

@@ -47,6 +47,7 @@ EXCEPTIONS = {
     ("runtime/result_file.py", "write_bytes"): "which empties it",
     ("runtime/result_file.py", "truncate"): "half a line that a killed process has left",
     ("runtime/mnn_engine.py", "open"): "the null device, for what a library prints",
+    ("cluster/ray_connection.py", "open"): "the null device, for what a library prints",
     ("cli/__init__.py", "open"): "the null device, for a reader who has gone",
     ("train/training_log.py", "SummaryWriter"): "TensorBoard appends to files of its own format",
 }

@@ -15,6 +15,7 @@ import typer
 
 from vertebra.cli._options import BitsOverCard, model_help, options_of
 from vertebra.cli._output import echo, print_json_list
+from vertebra.cli._ray import OptionalAddress, predict_on_cluster
 from vertebra.errors import ImageError, UsageError, VertebraWarning, printable
 from vertebra.progress import Progress, progress_bar, silent
 from vertebra.units import counted
@@ -48,7 +49,7 @@ class Settings:
     top: Annotated[int, typer.Option(metavar="N", min=1, help="How many classes to show.")] = 5
     json: Annotated[bool, typer.Option("--json", help="Print JSON: a list with one object a photo.")] = False
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the results to a .csv, .jsonl or .parquet file.")
+        str | None, typer.Option(metavar="FILE", help="Write the results to a .csv, .jsonl or .parquet file.")
     ] = None
     embed: Annotated[bool, typer.Option("--embed", help="Add the embedding, the classifier's input.")] = False
     resume: Annotated[
@@ -60,9 +61,17 @@ class Settings:
         bool, typer.Option("--fast-jpeg", help="Decode large JPEGs coarsely: 5 × sooner, slightly other results.")
     ] = False
     bits: BitsOverCard = None
+    threads: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Else as many as cores; with --ray of each actor, else 1."),
+    ] = None
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="[ADDRESS]", help="Predict on a Ray cluster: here (none given), auto or HOST:PORT."),
+    ] = None
 
 
-@app.command()
+@app.command(cls=OptionalAddress)
 @options_of(Settings)
 def predict(settings: Settings) -> None:
     """Classify photos.
@@ -70,6 +79,9 @@ def predict(settings: Settings) -> None:
     A photo that cannot be read is reported while the others are still predicted; the exit code is then 1.
     """
     _validate(settings)
+    if settings.ray is not None:
+        predict_on_cluster(settings)
+        return
     given = _find_photos(settings)
     if not settings.resume and given.are_missing:  # a resumed file has earlier rows
         _report_missing(settings, given)
@@ -166,6 +178,7 @@ def _load_predictor(settings: Settings, count: int | None) -> Predictor:
             batch=settings.batch,
             scaled=settings.fast_jpeg,
             bits=settings.bits,
+            threads=settings.threads,
             fast_start=count is not None and count <= FAST_START_PHOTOS,
             progress=say,
         )
@@ -239,7 +252,7 @@ def _result_file(settings: Settings, top: int, predictor: Predictor) -> Iterator
     from vertebra.runtime.result_file import ResultFile
 
     with ResultFile(
-        settings.out,
+        Path(settings.out),
         model=settings.model,
         sha256=fingerprint(predictor.path),
         top=top,

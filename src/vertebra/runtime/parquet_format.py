@@ -1,9 +1,8 @@
-"""Results as a Parquet table, converted from and to JSON lines."""
+"""Results as a Parquet table, whose rows are those of JSON lines."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,21 +33,23 @@ def _schema(pyarrow: Any, format: Csv | JsonLines, record: bytes) -> Any:
     fields += [("unsure", pyarrow.bool_())] if format.unsure else []
     fields += [("error", pyarrow.string())]
     fields += [("embedding", pyarrow.list_(pyarrow.float32()))] if format.embed else []
-    return pyarrow.schema(fields, metadata={RECORD_KEY: record})
+    return pyarrow.schema(fields, metadata={RECORD_KEY: record} if record else None)
 
 
-def write_parquet(path: Path, lines: IO[bytes], format: Csv | JsonLines, record: bytes) -> None:
-    """Convert JSON lines to a Parquet file with that record in its metadata, a few thousand rows at a time."""
+def write_parquet(
+    where: Path | IO[bytes], rows: Iterable[dict[str, Any]], format: Csv | JsonLines, record: bytes = b""
+) -> None:
+    """Write rows (`formats.to_row`) as Parquet with that record in its metadata, a few thousand at a time."""
     pyarrow = need_pyarrow()
     schema = _schema(pyarrow, format, record)
-    with pyarrow.parquet.ParquetWriter(path, schema) as writer:
-        rows: list[dict[str, Any]] = []
-        for line in lines:
-            rows.append(_flat(json.loads(line)))
-            if len(rows) == 4096:
-                writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
-                rows = []
-        writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
+    with pyarrow.parquet.ParquetWriter(where, schema) as writer:
+        waiting: list[dict[str, Any]] = []
+        for row in rows:
+            waiting.append(_flat(row))
+            if len(waiting) == 4096:
+                writer.write_table(pyarrow.Table.from_pylist(waiting, schema=schema))
+                waiting = []
+        writer.write_table(pyarrow.Table.from_pylist(waiting, schema=schema))
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import time
 from collections import defaultdict, deque
@@ -264,7 +265,7 @@ class ResultFile:
 
     def _finish_parquet(self) -> None:
         with atomic_write(self.path, durable=True) as temporary, self._journal.open("rb") as lines:
-            write_parquet(temporary, lines, self._format, self._record.to_json())
+            write_parquet(temporary, map(json.loads, lines), self._format, self._record.to_json())
         self._delete_journal()
 
     @contextlib.contextmanager

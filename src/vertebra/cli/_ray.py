@@ -1,0 +1,82 @@
+"""`vertebra predict --ray`: the optional address, what goes with it, and what is printed."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import typer
+from typer.core import TyperCommand
+
+from vertebra.errors import ImageError, UsageError, printable
+from vertebra.progress import progress_bar
+from vertebra.units import counted
+
+if TYPE_CHECKING:
+    from vertebra.cli.predict import Settings
+
+_ADDRESS = re.compile(r"local|auto|ray://\S+|([\w.-]+|\[[0-9a-fA-F:]+\]):\d+|\d+\.\d+\.\d+\.\d+")
+
+
+class OptionalAddress(TyperCommand):
+    """A command whose `--ray` takes an address or none: `--ray photos/` is `--ray local photos/`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Add `local` where no address follows."""
+        end = args.index("--") if "--" in args else len(args)
+        for place in reversed(range(end)):
+            if args[place] == "--ray" and not (place + 1 < end and _ADDRESS.fullmatch(args[place + 1])):
+                args = [*args[: place + 1], "local", *args[place + 1 :]]
+        return super().parse_args(ctx, args)
+
+
+def predict_on_cluster(settings: Settings) -> None:
+    """Run the command on a Ray cluster.
+
+    Raises:
+        UsageError: options do not go together.
+        ImageError: some photos could not be classified.
+    """
+    _validate(settings)
+    from vertebra.cluster.prediction_run import RunSettings, predict_on_ray
+    from vertebra.cluster.ray_connection import native_output_silenced
+
+    (source,) = settings.photos
+    with native_output_silenced(), progress_bar("starting") as progress:
+        result = predict_on_ray(
+            RunSettings(
+                source=source,
+                target=settings.out or "",
+                model=settings.model,
+                weights=settings.weights,
+                address=settings.ray or "local",
+                top=settings.top,
+                embed=settings.embed,
+                resume=settings.resume,
+                engine=settings.engine,
+                batch=settings.batch,
+                threads=settings.threads or 1,
+                fast_jpeg=settings.fast_jpeg,
+                bits=settings.bits,
+            ),
+            progress,
+        )
+    failed = f", {result.failed:,} failed" if result.failed else ""
+    rate = f" in {result.seconds:.1f} s, {result.made / result.seconds:.0f} images/s" if result.made else ""
+    typer.echo(f"{printable(settings.out or '')}: {counted(result.photos, 'photo')}{failed}{rate}")
+    if result.failed:
+        raise ImageError(
+            f"{result.failed:,} of {result.photos:,} photos could not be classified. Their column 'error' in "
+            f"{settings.out} says why."
+        )
+
+
+def _validate(settings: Settings) -> None:
+    if settings.out is None:
+        raise UsageError("--ray writes a folder of results. Add --out, such as --out results.parquet")
+    if settings.json:
+        raise UsageError("--ray writes a folder of results, and --json prints them. Leave one of the two out.")
+    if len(settings.photos) != 1:
+        raise UsageError(f"--ray takes one SOURCE, and {len(settings.photos)} are given. Put the photos in one folder.")
+    if settings.photos == ["-"]:
+        raise UsageError("--ray reads no list on stdin. Write it to a .csv file with a column path, and give that.")

@@ -1,0 +1,87 @@
+"""The manifest of a run: which parts are whole, kept by the process that drives it.
+
+A part counts as done when its record is here and its file is there with the size that was recorded. A part without a
+record is made again under the same name, so that nothing is lost and nothing doubled whatever is killed when.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+
+from vertebra.storage import Location, StorageError
+from vertebra.strict_json import dumps
+
+SECONDS = 3.0  # between two writes
+RECORDS = 1_000  # of one file; a file of the manifest is written anew with each addition
+
+
+@dataclass(frozen=True)
+class PartRecord:
+    """A part that is whole."""
+
+    part: str  # its name
+    rows: int
+    errors: int
+    bytes: int  # its size
+
+
+class Manifest:
+    """The records in the files `done-0000.jsonl`, `done-0001.jsonl`, … of a folder."""
+
+    def __init__(self, folder: Location) -> None:
+        self.records: dict[str, PartRecord] = {}
+        self._folder = folder
+        self._number = 0  # of the file that is added to
+        self._lines: list[str] = []  # in that file
+        self._unwritten = 0
+        self._written_at = time.monotonic()
+
+    def load(self) -> None:
+        """Read what earlier runs have recorded; a part that was made again has its last record."""
+        while True:
+            try:
+                content = self._file().read_bytes()
+            except StorageError as error:
+                if not error.is_missing:
+                    raise
+                return
+            for line in content.splitlines():
+                try:
+                    record = PartRecord(**json.loads(line))
+                except (ValueError, TypeError):
+                    continue  # damaged: its part is made again
+                self.records[record.part] = record
+            self._number += 1
+
+    def add(self, record: PartRecord) -> None:
+        """Record a part; it is written some seconds later, or by `flush`."""
+        self.records[record.part] = record
+        self._lines.append(dumps(asdict(record)))
+        self._unwritten += 1
+        if time.monotonic() - self._written_at > SECONDS or len(self._lines) >= RECORDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is not written yet."""
+        if self._unwritten:
+            self._file().write(("\n".join(self._lines) + "\n").encode("ascii"))
+            self._unwritten = 0
+        self._written_at = time.monotonic()
+        if len(self._lines) >= RECORDS:
+            self._number += 1
+            self._lines = []
+
+    def _file(self) -> Location:
+        return self._folder / f"done-{self._number:04}.jsonl"
+
+    @property
+    def rows(self) -> int:
+        """In all parts."""
+        return sum(record.rows for record in self.records.values())
+
+    @property
+    def errors(self) -> int:
+        """Rows with an error in all parts."""
+        return sum(record.errors for record in self.records.values())

@@ -1,0 +1,106 @@
+"""Ray, started here or joined: quiet, on loopback where it is this process's own, and shut down at the end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from vertebra.errors import VertebraError, first_line, require_extra
+from vertebra.machine import usable_cores
+
+LOCAL = "local"
+OBJECT_STORE = 200_000_000  # bytes, of a cluster of this process: the model and small rows go through it
+
+
+def ray_module() -> Any:
+    """Import Ray; a `MissingExtraError` if it is not installed."""
+    with require_extra("ray", "--ray"):
+        import ray
+    return ray
+
+
+@contextmanager
+def connected(address: str) -> Iterator[None]:
+    """Inside, Ray is connected to a cluster; one of this process (`"local"`) ends with the block.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        VertebraError: nothing answers at the address.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray = ray_module()
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL, "configure_logging": True}
+    try:
+        if address == LOCAL:
+            ray.init(
+                address="local",
+                num_cpus=usable_cores(),
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE,
+                _node_ip_address="127.0.0.1",
+                **quiet,
+            )
+        else:
+            ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        raise VertebraError(
+            f"no Ray cluster can be used at {address!r} ({first_line(error)}). Start one with: ray start --head; or "
+            "leave the address out for a cluster of this process."
+        ) from error
+    try:
+        yield
+    finally:
+        with suppress(Exception):
+            ray.shutdown()
+
+
+@contextmanager
+def native_output_silenced() -> Iterator[None]:
+    """Inside, what is not Python writes nothing on standard error: Ray's C++ writes of each node and actor that dies.
+
+    Python's own standard error stays where it was; open what shows progress inside.
+    """
+    if "RAY_BACKEND_LOG_LEVEL" in os.environ:  # wanted
+        yield
+        return
+    stream = sys.stderr
+    kept = os.dup(2)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    try:
+        if _is_standard_error(stream):
+            stream.flush()
+            sys.stderr = os.fdopen(os.dup(kept), "w", 1, encoding=stream.encoding, errors=stream.errors)
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        if sys.stderr is not stream:
+            sys.stderr.close()
+            sys.stderr = stream
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
+def _is_standard_error(stream: Any) -> bool:
+    try:
+        return bool(stream.fileno() == 2)
+    except (OSError, ValueError, AttributeError):  # replaced by what is no file
+        return False
+
+
+def silence_ray_data() -> None:
+    """Ray Data prints bars and plans of its own; `progress_bar` shows one for all."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    for name in ("ray.data", "ray"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.CRITICAL)
+        logger.propagate = False
+        for handler in list(logger.handlers):
+            logger.removeHandler(handler)

@@ -1,0 +1,84 @@
+"""What a run was started with: `_vertebra/run.json` beside its parts, which a resumed run must match."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from vertebra import __version__
+from vertebra.errors import UsageError
+from vertebra.strict_json import dumps
+
+VERSION = 1  # of what is in the folder
+
+
+@dataclass(frozen=True)
+class RunDescription:
+    """The model, the options and the photos of a run."""
+
+    model: str  # as the user named it
+    sha256: str  # of its file
+    options: Mapping[str, int | bool]  # those that decide what a row says
+    suffix: str  # of the parts
+    unsure: bool  # whether there is a column for "none of the classes"
+    source: str  # as the user gave it
+    kind: str
+    digest: str  # of the listing
+    chunks: int
+    photos: int | None
+    folder: str  # that relative paths start from
+
+    def to_json(self) -> bytes:
+        """Serialise it."""
+        return dumps({"version": VERSION, "vertebra": __version__} | asdict(self), indent=1).encode("ascii")
+
+    @staticmethod
+    def from_json(content: bytes, place: str) -> RunDescription:
+        """Parse it; a `UsageError` that names `place` if it is none, or a newer Vertebra's."""
+        try:
+            found: dict[str, Any] = json.loads(content)
+            version = found.pop("version")
+            made_by = found.pop("vertebra")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UsageError(
+                f"{place} is damaged, so this run cannot be resumed. Give another --out, or delete the folder."
+            ) from None
+        if version != VERSION:
+            raise UsageError(
+                f"{place} was written by Vertebra {made_by}, whose runs have another layout ({version}, here "
+                f"{VERSION}). Resume with that Vertebra, or give another --out."
+            )
+        try:
+            return RunDescription(**found)
+        except TypeError:
+            raise UsageError(
+                f"{place} is damaged, so this run cannot be resumed. Give another --out, or delete the folder."
+            ) from None
+
+    def require_same(self, wanted: RunDescription, target: str) -> None:
+        """Raise a `UsageError` unless a run with `wanted` may go on with this one."""
+        if difference := self._difference(wanted):
+            raise UsageError(
+                f"{target} was made {difference}, so it cannot be resumed. Use what it was made with, or give another "
+                "--out."
+            )
+
+    def _difference(self, wanted: RunDescription) -> str | None:
+        if self.sha256 != wanted.sha256:
+            ours, theirs = (f"{run.model} (SHA-256 {run.sha256[:12]}…)" for run in (self, wanted))
+            return f"by the model {ours}, and this run's is {theirs}"
+        for name in (*self.options, *wanted.options):
+            ours, theirs = (_option(name, run.options.get(name, False)) for run in (self, wanted))
+            if ours != theirs:
+                return f"{ours}, and this run is {theirs}"
+        if self.source != wanted.source:
+            return f"of the photos in {self.source}, and this run is of {wanted.source}"
+        if self.folder != wanted.folder:
+            return f"in the folder {self.folder!r}, which its paths start from, and this run is in {wanted.folder!r}"
+        return None
+
+
+def _option(name: str, value: int | bool) -> str:
+    return f"with{'' if value else 'out'} {name}" if isinstance(value, bool) else f"with {name} {value}"
