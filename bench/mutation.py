@@ -40,7 +40,7 @@ TESTS: dict[str, list[str]] = {
     "data/sqlite_cache.py": ["tests/data/test_sqlite_cache.py"],
     "data/class_folders.py": ["tests/data/test_class_folders.py", DATASET],
     "data/table.py": ["tests/data/test_table.py", DATASET],
-    "data/table_file.py": ["tests/data/test_table.py", DATASET],
+    "sources/table_file.py": ["tests/data/test_table.py", DATASET],
     "data/folder_tree.py": ["tests/data/test_class_folders.py", DATASET],
     "data/table_paths.py": ["tests/data/test_table.py", DATASET],
     "data/table_splits.py": ["tests/data/test_table.py", DATASET],

@@ -34,7 +34,7 @@ NAMES = ["resnet18", "resnet50", "resnext50_32x4d", "vgg16_bn", "efficientnet_li
 
 def test_every_error_is_a_vertebra_error():
     classes = [value for _, value in inspect.getmembers(errors, inspect.isclass) if issubclass(value, Exception)]
-    assert len(classes) == 9
+    assert len(classes) == 10
     assert all(issubclass(value, VertebraError | VertebraWarning) for value in classes)
 
 

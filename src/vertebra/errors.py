@@ -146,6 +146,10 @@ class ImageError(VertebraError):
     """An image cannot be decoded, or is not allowed."""
 
 
+class DataError(VertebraError):
+    """A data set or a table cannot be used."""
+
+
 class WeightsError(VertebraError):
     """A weight file cannot be downloaded, is damaged or unsafe, or does not match its network."""
 

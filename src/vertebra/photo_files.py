@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from vertebra.errors import warn
 from vertebra.file_kinds import CLOUD, RAW_SUFFIXES, Kind, detect_file_kind
 
 # How photos are named. Files with these suffixes are not opened to be found.
@@ -142,6 +144,43 @@ def list_folder(folder: str, folder_path: FolderPath) -> tuple[list[os.DirEntry[
         return list_entries(folder), FolderPath(folder_path.root, (*folder_path.above, here))
     except OSError as error:
         raise SkippedFolderError(f"cannot be listed ({error.strerror or error})") from error
+
+
+def list_or_reason(folder: str, above: FolderPath) -> tuple[list[os.DirEntry[str]] | None, FolderPath, str | None]:
+    """List a folder: its entries and the path for subfolders; or None, with a reason unless links are circular."""
+    try:
+        return *list_folder(folder or os.curdir, above), None
+    except LinkCycleError as circle:
+        warn(f"{folder} {circle}: it is not followed.")
+        return None, above, None
+    except SkippedFolderError as error:
+        return None, above, f"{folder} {error}"
+
+
+def walk_photos(
+    folder: str, other: Callable[[os.DirEntry[str]], None], folder_path: FolderPath | None = None
+) -> Iterator[tuple[str, str | None]]:
+    """Yield the photos of a folder recursively, without hidden and system files: path, and why it cannot be read.
+
+    Links to folders are followed unless they are circular. Broken links and folders that cannot be listed are yielded
+    with an error. `other` is called with each file that is no photo, and with hidden files and folders.
+    """
+    inside, below, error = list_or_reason(folder, folder_path or FolderPath(os.path.realpath(folder)))
+    if error:
+        yield folder, error
+    for entry in inside or ():
+        if is_hidden_or_system(entry):
+            other(entry)
+        elif is_folder(entry):
+            yield from walk_photos(entry.path, other, below)
+        elif is_photo(entry):
+            # Includes broken links and pipes, so that they are reported.
+            yield str(Path(entry.path)), None
+        elif is_broken_link(entry):
+            # It may have been a folder of photos.
+            yield str(Path(entry.path)), f"{entry.path} is a link to nothing"
+        else:
+            other(entry)
 
 
 def is_system_folder(name: str) -> bool:

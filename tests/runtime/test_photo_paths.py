@@ -11,8 +11,9 @@ import pytest
 
 from vertebra.decoding import decode
 from vertebra.errors import ImageError, VertebraWarning
+from vertebra.photo_download import fetch
 from vertebra.photo_files import SUFFIXES
-from vertebra.runtime.photo import Photo, fetch
+from vertebra.runtime.photo import Photo
 from vertebra.runtime.photo_paths import photos
 
 

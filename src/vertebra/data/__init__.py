@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from vertebra.sources.table_file import is_table
+
 from .audit_page import findings, write_page
 from .audit_result import Audit
 from .data_audit import audit
@@ -18,7 +20,6 @@ from .name_or_folder import is_public_name
 from .read import open_dataset, resolve_source
 from .split import Shares, assign_folds, assign_splits
 from .sqlite_cache import SqliteCache
-from .table_file import is_table
 
 # Deprecated aliases, for one version.
 Album, Facts, Shelf, look_through = ImageInfoCache, ImageInfo, SqliteCache, read_image_info

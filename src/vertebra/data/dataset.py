@@ -7,15 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vertebra.errors import VertebraError
+from vertebra.errors import DataError as DataError
 from vertebra.sources.photo_place import PhotoPlace
 from vertebra.storage import Location
 
 SPLITS = ("train", "val", "test")
-
-
-class DataError(VertebraError):
-    """A data set cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)

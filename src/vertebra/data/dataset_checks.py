@@ -8,12 +8,12 @@ from pathlib import Path
 
 from vertebra.errors import suggest
 from vertebra.file_kinds import LEFT_OUT, NOT_DOWNLOADED
+from vertebra.sources.table_file import is_table
 from vertebra.storage import Location
 from vertebra.units import counted
 
 from .dataset import SPLITS, DataError, Dataset
 from .folder_tree import listed
-from .table_file import is_table
 
 # Start of the note on photos beside class folders.
 IN_NO_CLASS = "In no class folder, and left out"

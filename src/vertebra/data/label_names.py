@@ -12,9 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 
-from vertebra.errors import UsageError, suggest
-
-from .dataset import DataError
+from vertebra.errors import DataError, UsageError, suggest
+from vertebra.sources.table_file import is_text as is_text
 
 # Spellings of the splits, in any case, with or without white space around.
 SPLIT_SPELLINGS = {
@@ -132,11 +131,6 @@ def merge_spellings(found: Mapping[str, str], source: str) -> tuple[dict[str, st
                 f"--ignore {argument(name)}."
             )
     return classes, notes
-
-
-def is_text(name: str) -> bool:
-    """Whether a name is valid Unicode; the bytes of a file's name may not be."""
-    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def as_latin1(name: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vertebra.errors import UsageError, suggest, suggest_path
 from vertebra.file_kinds import detect_file_kind
+from vertebra.sources.table_file import TABLE_SUFFIXES, is_table
 
 from .class_folders import read_folder
 from .dataset import Dataset
@@ -16,7 +17,6 @@ from .name_or_folder import is_public_name, warn_which
 from .named_datasets import NAMES, read_named
 from .table import read_table
 from .table_columns import TableOptions
-from .table_file import TABLE_SUFFIXES, is_table
 
 
 def open_dataset(

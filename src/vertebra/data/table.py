@@ -10,11 +10,11 @@ from decimal import Decimal
 from pathlib import Path
 
 from vertebra.sources.photo_place import PhotoPlace, normalized
+from vertebra.sources.table_file import SAVE_AS_UTF8, Table, read_parquet, read_text
 
 from .dataset import DataError, Dataset, Photo
 from .label_names import Ignored, as_latin1, is_text, merge_spellings, split_of, tidy
 from .table_columns import TableOptions, choose_columns
-from .table_file import SAVE_AS_UTF8, Table, read_parquet, read_text
 from .table_paths import PathFinder, Row
 from .table_splits import parse_split
 

@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vertebra.errors import UsageError, suggest
+from vertebra.sources.path_columns import PATHS, column_key
+from vertebra.sources.table_file import Table, is_photo_name
 
 from .dataset import DataError
 from .label_names import KNOWN_SPLITS, Ignored, argument, split_of, tidy
-from .table_file import Table, is_photo_name
 from .table_splits import (
     LIKE_SPLITS,
     SPLIT_COLUMNS,
     cell_text,
-    column_key,
     column_list,
     quoted_list,
     split_kind,
@@ -23,17 +23,7 @@ from .table_splits import (
     splits_from_booleans,
 )
 
-# Names of columns, compared without case, spaces and punctuation (R writes dots for spaces); the first is documented.
-# Those of the second row apply only if the table has none of the first: numbers of photos and classes are mostly beside
-# their names.
-_PATHS = (
-    (
-        *("path", "file", "filename", "filepath", "paths", "files", "filenames", "filepaths", "fname", "fullpath"),
-        *("image", "imagefile", "imagefilename", "imagefilepath", "imagename", "imagepath", "images", "imagepaths"),
-        *("img", "imgfile", "imgname", "imgpath", "photo", "photofile", "photoname", "photopath", "photos"),
-    ),
-    ("imageid", "imgid", "photoid", "fileid", "idcode", "id"),
-)
+# Names of columns, compared as those of paths are.
 _LABELS = (
     (
         *("label", "labels", "labelname", "class", "classes", "classname", "classlabel", "category", "categories"),
@@ -57,7 +47,7 @@ class TableOptions:
         keys = {column_key(name.strip('" ')) for name in names}
         return all(
             column_key(name) in keys if name is not None else not keys.isdisjoint(key for row in known for key in row)
-            for name, known in ((self.path_column, _PATHS), (self.label_column, _LABELS))
+            for name, known in ((self.path_column, PATHS), (self.label_column, _LABELS))
         )
 
 
@@ -69,7 +59,7 @@ def choose_columns(
     asked = [table.names[i] for i in range(len(table.names)) if i not in here]
     if asked:
         notes.append(f"Columns ignored, as asked: {quoted_list(asked)}.")
-    path = _choose(table, here, _PATHS, options.path_column, notes)
+    path = _choose(table, here, PATHS, options.path_column, notes)
     label = _choose(table, here, _LABELS, options.label_column, notes)
     if path == label:
         raise UsageError(f"{table.source}: the column {table.names[path]!r} cannot be both path and label.")
@@ -203,7 +193,7 @@ def _missing_column_message(table: Table, wanted: str, here: Sequence[int]) -> s
 def _one_hot_columns(table: Table, here: Sequence[int]) -> list[int]:
     """Return the one-hot columns: two or more of zeros and ones, if all others are paths."""
     found = [i for i in here if _all(table, i, lambda text: text in ("0", "1", "0.0", "1.0"), whole=True)]
-    known = {name for names in _PATHS for name in names}
+    known = {name for names in PATHS for name in names}
     others = [i for i in here if i not in found and table.names[i] and column_key(table.names[i]) not in known]
     return found if len(found) > 1 and not others else []
 

@@ -16,11 +16,11 @@ from urllib.parse import unquote, urlsplit
 from vertebra.errors import UsageError
 from vertebra.photo_files import SUFFIXES as PHOTO_SUFFIXES
 from vertebra.photo_files import is_folder, list_entries
+from vertebra.sources.table_file import SAVE_AS_UTF8
 
 from .dataset import DataError
 from .label_names import as_latin1, is_text
 from .table_columns import TableOptions
-from .table_file import SAVE_AS_UTF8
 
 
 @dataclass(frozen=True)

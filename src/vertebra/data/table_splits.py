@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from vertebra.errors import suggest
+from vertebra.sources.path_columns import column_key
+from vertebra.sources.table_file import SAVE_AS_UTF8, Table
 
 from .dataset import DataError
 from .label_names import SPLIT_SPELLINGS, argument, as_latin1, is_text, split_of, split_within, tidy
-from .table_file import SAVE_AS_UTF8, Table
 
 # Names of columns that are splits if their values are names of splits.
 SPLIT_COLUMNS = (
@@ -117,11 +118,6 @@ def _is_missing(value: Any) -> bool:
 def cell_text(value: Any) -> str:
     """Return a value as text without outer white space."""
     return tidy(str(value))
-
-
-def column_key(name: str) -> str:
-    """Return a column's name without case, spaces and punctuation."""
-    return re.sub(r"[\W_]+", "", tidy(name).casefold())
 
 
 def column_list(names: Sequence[str]) -> str:

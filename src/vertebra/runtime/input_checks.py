@@ -12,9 +12,8 @@ import numpy as np
 
 from vertebra.decoding import Source
 from vertebra.errors import UsageError
+from vertebra.photo_download import is_url
 from vertebra.photo_files import HEAD_BYTES, SUFFIXES, image_format
-
-from .photo import is_url
 
 LONGEST_PATH = 4_096  # characters
 ONE_IMAGE = (

@@ -17,10 +17,11 @@ from vertebra.card import Preprocessing
 from vertebra.decoding import has_several_frames
 from vertebra.errors import ImageError, UsageError
 from vertebra.missing_photos import MissingPhotos, explain_missing, is_missing
+from vertebra.photo_download import is_url
 
 from .array_inputs import Tensor, is_array, parse_pixels, undo_normalisation
 from .input_checks import LONGEST_PATH, ONE_IMAGE, TABLES, input_error, require_binary_file, require_file_content
-from .photo import NetworkPixels, Photo, is_url
+from .photo import NetworkPixels, Photo
 from .photo_paths import photos
 
 # One image: a path, a web address, the content of a file, an open binary file, a PIL image, pixels.

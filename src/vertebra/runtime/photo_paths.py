@@ -16,21 +16,18 @@ from typing import IO
 from vertebra.errors import warn
 from vertebra.file_kinds import Kind, describe_skipped
 from vertebra.missing_photos import MissingPhotos
+from vertebra.photo_download import is_url
 from vertebra.photo_files import (
     SUFFIXES,
     FolderPath,
-    LinkCycleError,
-    SkippedFolderError,
-    is_broken_link,
     is_folder,
-    is_hidden_or_system,
-    is_photo,
     is_system_folder,
-    list_folder,
+    list_or_reason,
     skipped_kind,
+    walk_photos,
 )
 
-from .photo import Photo, is_url
+from .photo import Photo
 
 STANDARD_INPUT = "-"
 
@@ -80,9 +77,14 @@ def _expand_path(name: str, missing: MissingPhotos) -> Iterator[Photo]:
         return
     found = False
     kinds: dict[Kind, list[str]] = {}
-    for photo in _walk_photos(name, FolderPath(os.path.realpath(name)), kinds):
+
+    def note(entry: os.DirEntry[str]) -> None:
+        if kind := skipped_kind(entry):
+            kinds.setdefault(kind, []).append(str(Path(entry.path)))
+
+    for path, error in walk_photos(name, note):
         found = True
-        yield photo
+        yield Photo(path, error)
     others = describe_skipped(kinds)
     if not found:
         endings = ", ".join(sorted(SUFFIXES))
@@ -135,47 +137,11 @@ def _split_at_double_star(pattern: str) -> tuple[str, str, str]:
     return (parts[0], parts[1], parts[2]) if len(parts) == 3 else (pattern, "", "")
 
 
-def _list_folder(folder: str, above: FolderPath) -> tuple[list[os.DirEntry[str]] | None, FolderPath, str | None]:
-    """List a folder: its entries and the path for subfolders; or None, with a reason unless links are circular."""
-    try:
-        return *list_folder(folder or os.curdir, above), None
-    except LinkCycleError as circle:
-        warn(f"{folder} {circle}: it is not followed.")
-        return None, above, None
-    except SkippedFolderError as error:
-        return None, above, f"{folder} {error}"
-
-
 def _walk_folders(folder: str, folder_path: FolderPath) -> Iterator[tuple[str, str | None]]:
     """Yield a folder and its visible subfolders recursively, or the reason why one cannot be listed."""
-    inside, below, error = _list_folder(folder, folder_path)
+    inside, below, error = list_or_reason(folder, folder_path)
     if inside is not None or error:
         yield folder, error
     for entry in inside or ():
         if is_folder(entry) and not entry.name.startswith("."):
             yield from _walk_folders(os.path.join(folder, entry.name), below)  # noqa: PTH118
-
-
-def _walk_photos(folder: str, folder_path: FolderPath, kinds: dict[Kind, list[str]]) -> Iterator[Photo]:
-    """Yield the photos of a folder recursively, without hidden and system files.
-
-    Links to folders are followed unless they are circular. Broken links and folders that cannot be listed are yielded
-    with an error. Skipped files that are to be reported are added to `kinds`.
-    """
-    inside, below, error = _list_folder(folder, folder_path)
-    if error:
-        yield Photo(folder, error)
-    for entry in inside or ():
-        if is_hidden_or_system(entry):
-            if kind := skipped_kind(entry):
-                kinds.setdefault(kind, []).append(str(Path(entry.path)))
-        elif is_folder(entry):
-            yield from _walk_photos(entry.path, below, kinds)
-        elif is_photo(entry):
-            # Includes broken links and pipes, so that they are reported.
-            yield Photo(str(Path(entry.path)))
-        elif is_broken_link(entry):
-            # It may have been a folder of photos.
-            yield Photo(str(Path(entry.path)), f"{entry.path} is a link to nothing")
-        elif kind := skipped_kind(entry):
-            kinds.setdefault(kind, []).append(str(Path(entry.path)))

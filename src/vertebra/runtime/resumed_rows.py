@@ -9,9 +9,9 @@ from pathlib import Path
 
 from vertebra.errors import UsageError
 from vertebra.files import atomic_write
+from vertebra.photo_download import is_url
 
 from .formats import Csv, JsonLines, text_of_path
-from .photo import is_url
 
 
 @dataclass

@@ -11,11 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vertebra.errors import first_line, require_extra
+from vertebra.errors import DataError, first_line, require_extra
 from vertebra.photo_files import SUFFIXES as PHOTO_SUFFIXES
-
-from .dataset import DataError
-from .label_names import is_text
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".parquet")
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars", " ": "spaces"}
@@ -37,6 +34,11 @@ _SEVERAL = "Rows with a value of several lines"
 
 # Excel's default CSV type has the encoding of the system, Windows-1252 in western Europe.
 SAVE_AS_UTF8 = "Save the table as CSV in UTF-8, in Excel the type “CSV UTF-8”."
+
+
+def is_text(name: str) -> bool:
+    """Whether a name is valid Unicode; the bytes of a file's name may not be."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def is_table(data: str | os.PathLike[str]) -> bool:
