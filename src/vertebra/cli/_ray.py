@@ -14,6 +14,7 @@ from vertebra.units import counted
 
 if TYPE_CHECKING:
     from vertebra.cli.predict import Settings
+    from vertebra.cluster.prediction_run import RunResult
 
 _ADDRESS = re.compile(r"local|auto|ray://\S+|([\w.-]+|\[[0-9a-fA-F:]+\]):\d+|\d+\.\d+\.\d+\.\d+")
 
@@ -60,15 +61,26 @@ def predict_on_cluster(settings: Settings) -> None:
                 bits=settings.bits,
             ),
             progress,
+            lambda text: typer.echo(f"vertebra: {printable(text)}", err=True),
         )
-    failed = f", {result.failed:,} failed" if result.failed else ""
-    rate = f" in {result.seconds:.1f} s, {result.made / result.seconds:.0f} images/s" if result.made else ""
-    typer.echo(f"{printable(settings.out or '')}: {counted(result.photos, 'photo')}{failed}{rate}")
+    typer.echo(printable(f"{settings.out}: {_summary(result)}"))
     if result.failed:
         raise ImageError(
             f"{result.failed:,} of {result.photos:,} photos could not be classified. Their column 'error' in "
             f"{settings.out} says why."
         )
+
+
+def _summary(result: RunResult) -> str:
+    text = f"{counted(result.photos, 'photo')}{f', {result.failed:,} failed' if result.failed else ''}"
+    if not result.made:
+        return f"{text}; all were there already" if not result.failed else text
+    rate = f"in {result.seconds:.1f} s, {result.made / result.seconds:.0f} images/s"
+    earlier = result.photos - result.made
+    if not earlier and not result.again:
+        return f"{text} {rate}"
+    again = f", {result.again:,} of them made again" if result.again else ""
+    return f"{text}; {result.made:,} now {rate} ({earlier + result.again:,} were there already{again})"
 
 
 def _validate(settings: Settings) -> None:

@@ -46,7 +46,7 @@ class FolderSource:
     def __init__(self, folder: str) -> None:
         self.uri = folder
         self._paths = [str(entry.location) for entry in Location(folder).list() if entry.location.suffix in SUFFIXES]
-        self.photos = len(self._paths)
+        self.photos: int | None = len(self._paths)
         self.digest = hashlib.sha256("\0".join(self._paths).encode("utf-8", "surrogateescape")).hexdigest()
 
     def __len__(self) -> int:

@@ -13,6 +13,20 @@ from vertebra.runtime.prediction import Prediction
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 
+def part_name(number: int, suffix: str) -> str:
+    """The name of a chunk's part, the same at each attempt: `part-000007.parquet`."""
+    return f"part-{number:06}{suffix}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """The content of a part."""
+
+    content: bytes
+    rows: int
+    errors: int  # rows with an error
+
+
 @dataclass(frozen=True)
 class PartFormat:
     """What the parts of a run look like."""
@@ -22,12 +36,8 @@ class PartFormat:
     embed: bool
     unsure: bool
 
-    def name(self, number: int) -> str:
-        """The name of a part, the same for the same chunk: `part-000007.parquet`."""
-        return f"part-{number:06}{self.suffix}"
-
-    def encode(self, results: Iterable[Prediction]) -> tuple[bytes, int, int]:
-        """Return the content of a part, its rows, and those of them with an error."""
+    def encode(self, results: Iterable[Prediction]) -> Part:
+        """Return results as the content of a part."""
         format = (Csv if self.suffix == ".csv" else JsonLines)(self.top, self.embed, self.unsure)
         rows = errors = 0
         file = io.BytesIO()
@@ -44,4 +54,4 @@ class PartFormat:
         else:
             file.write(format.head)
             file.writelines(map(format.line, counted()))
-        return file.getvalue(), rows, errors
+        return Part(file.getvalue(), rows, errors)

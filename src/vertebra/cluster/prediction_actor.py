@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vertebra.errors import VertebraError
 from vertebra.sources.chunks import Chunk
-from vertebra.storage import Location
+from vertebra.storage import Location, StorageError
 
 from .node_model import model_on_this_node
-from .parts import PartFormat
+from .parts import Part, PartFormat, part_name
 from .ray_connection import ray_module
+from .run_target import require_same_target
 
 if TYPE_CHECKING:
     from vertebra.runtime.photo import Photo
+    from vertebra.runtime.prediction import Prediction
     from vertebra.runtime.predictor import Predictor
 
 READERS = 8  # threads that read photos
+PAUSE = 2.0  # seconds before a chunk that could not be read, or a part that could not be written, is tried again
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -39,29 +45,36 @@ class PredictionTask:
     bits: int | None
     tune: bool  # whether there are photos enough to find the fastest engine first
     folder: str  # that relative paths start from
-    token: tuple[str, bytes]  # name and content of a file in the target
+    token: bytes  # by which a node tells that it sees the driver's target
 
 
 class PredictionActor:
     """Holds the model; each call reads a chunk, predicts it and writes its part."""
 
-    def __init__(self, task: PredictionTask, model: Any) -> None:
+    def __init__(self, task: PredictionTask, model: Any = None) -> None:
         self.task = task
-        self._model = model  # the reference of the file's content
+        self._model = model  # the reference of the file's content; None: every node has the file
         self._predictor: Predictor | None = None
         self._node = ray_module().util.get_node_ip_address()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """A row with the number of a part and its chunk → what came of it, or why nothing did."""
+        """A row with the number of a part and its chunk → what came of it, or why nothing did.
+
+        `failure` says why there is no part, and `fatal` whether the others would fare no better.
+        """
         number, chunk = int(row["number"]), row["chunk"]
-        name = self.task.format.name(number)
-        found: dict[str, Any] = {"part": name, "rows": 0, "errors": 0, "bytes": 0, "failure": ""}
+        name = part_name(number, self.task.format.suffix)
+        found: dict[str, Any] = {"part": name, "rows": 0, "errors": 0, "bytes": 0, "failure": "", "fatal": True}
         start = time.perf_counter()
         try:
             predictor = self._predictor = self._predictor or self._load()
-            content, rows, errors = self.task.format.encode(self._predict(predictor, chunk))
-            (self.task.target / name).write(content)
-            found |= {"rows": rows, "errors": errors, "bytes": len(content)}
+            try:
+                part = _twice(lambda: self._predict(predictor, chunk))
+            except StorageError:
+                found["fatal"] = False
+                raise
+            _twice(lambda: (self.task.target / name).write(part.content))
+            found |= {"rows": part.rows, "errors": part.errors, "bytes": len(part.content)}
         except VertebraError as error:
             found["failure"] = str(error)
         return found | {"seconds": time.perf_counter() - start, "node": self._node}
@@ -70,8 +83,9 @@ class PredictionActor:
         from vertebra.runtime.predictor import Predictor
 
         task = self.task
-        self._enter_folder()
-        self._require_same_target()
+        with suppress(OSError):  # absolute paths do without; of others the read says what is missing
+            os.chdir(task.folder)
+        require_same_target(task.target, task.token)
         path = model_on_this_node(Path(task.model), task.sha256, self._model)
         predictor = Predictor(
             path, engine=task.engine, batch=task.batch, threads=task.threads, scaled=task.scaled, bits=task.bits
@@ -79,30 +93,24 @@ class PredictionActor:
         predictor.runner(task.batch, tune=task.tune)
         return predictor
 
-    def _enter_folder(self) -> None:
-        try:
-            os.chdir(self.task.folder)
-        except OSError:
-            return  # paths that are not relative do without; of others the read says what is missing
-
-    def _require_same_target(self) -> None:
-        """Raise a `VertebraError` if what is the target here is another folder than the driver's."""
-        name, content = self.task.token
-        place = self.task.target / "_vertebra" / name
-        try:
-            seen = place.read_bytes()
-        except VertebraError:
-            seen = b""
-        if seen != content:
-            raise VertebraError(
-                f"{self.task.target} is not the same folder on this node. Give a folder that all nodes share, or s3://…"
-            )
-
-    def _predict(self, predictor: Predictor, chunk: Chunk) -> Iterator[Any]:
+    def _predict(self, predictor: Predictor, chunk: Chunk) -> Part:
         from vertebra.runtime.photo import Photo
 
         def photos() -> Iterator[Photo]:
             for record in chunk.read(READERS):
                 yield Photo(record.name, record.error, record.content)
 
-        return predictor.predict_many(photos(), top=self.task.format.top, embed=self.task.format.embed)
+        form = self.task.format
+        results: Iterator[Prediction] = predictor.predict_many(photos(), top=form.top, embed=form.embed)
+        return form.encode(results)
+
+
+def _twice(work: Callable[[], T]) -> T:
+    """Do it again after a pause if the storage fails for a reason that may pass."""
+    try:
+        return work()
+    except StorageError as error:
+        if error.is_missing or error.is_full:
+            raise
+    time.sleep(PAUSE)
+    return work()

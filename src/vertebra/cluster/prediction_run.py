@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 from vertebra.cache import fingerprint
-from vertebra.errors import UsageError, VertebraError
-from vertebra.files import locked, make_folder
+from vertebra.errors import InUseError, UsageError, VertebraError
 from vertebra.loading import exported_file
 from vertebra.model_argument import resolve_model
 from vertebra.progress import Progress, silent
-from vertebra.storage import Location, StorageError
+from vertebra.sources.chunks import Chunk, Source
+from vertebra.storage import Location
+from vertebra.units import counted
 
 from .folder_source import FolderSource
-from .manifest import Manifest, PartRecord
+from .lease import Lease, only_driver
+from .manifest import PartRecord
+from .nodes import nodes_watched, require_usable_nodes
 from .parts import SUFFIXES, PartFormat
-from .prediction_actor import PredictionActor, PredictionTask
-from .ray_connection import connected, ray_module, silence_ray_data
+from .prediction_actor import PredictionTask
+from .prediction_pipeline import made_parts
+from .ray_connection import LOCAL, connected
 from .run_description import RunDescription
+from .run_target import RunTarget
 
-TASKS_IN_FLIGHT = 4  # of an actor: with one, it waits between two chunks (11.8 % of the time, with more 0.8 %)
-# Of a thread. Half, so that the actors of a node that has died find room on the others, and so does what reads.
-CPUS_PER_THREAD = 0.5
-MEASURED = 2_000  # photos a CPU from which on finding the fastest engine first pays off
+MEASURED = 2_000  # photos from which on finding the fastest engine first pays off
+MAX_FAILURES = 10  # chunks that cannot be read; with more, the run stops
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class RunSettings:
     target: str
     model: str
     weights: str = "DEFAULT"
-    address: str = "local"
+    address: str = LOCAL
     top: int = 5
     embed: bool = False
     resume: bool = False
@@ -54,34 +56,82 @@ class RunResult:
     """What a run has made."""
 
     photos: int  # in all parts
-    failed: int
+    failed: int  # of them
     made: int  # by this run
+    again: int  # of those, made by earlier runs, too
     seconds: float
 
 
-def predict_on_ray(settings: RunSettings, progress: Progress = silent) -> RunResult:
-    """Predict a SOURCE on a Ray cluster into a folder of parts.
+def predict_on_ray(
+    settings: RunSettings, progress: Progress = silent, tell: Callable[[str], None] = lambda text: None
+) -> RunResult:
+    """Predict a SOURCE on a Ray cluster into a folder of parts; `tell` is called with what does not stop the run.
 
     Raises:
         UsageError: an argument is not allowed, or the target holds another run.
-        VertebraError: the model cannot be used, the target cannot be written, or no cluster answers.
+        InUseError: another process drives the run.
+        VertebraError: the model cannot be used, the target cannot be written, no cluster answers, or chunks cannot be
+            read.
     """
-    target = Location(settings.target)
-    if target.suffix not in SUFFIXES:
+    start = time.perf_counter()
+    target = RunTarget(Location(settings.target))
+    if target.location.suffix not in SUFFIXES:
         raise UsageError(f"the results' folder is {settings.target!r}; its name must end in {' or '.join(SUFFIXES)}.")
-    source = FolderSource(settings.source)
-    model, top, unsure = _model(settings, progress)
-    description = RunDescription(
+    earlier = target.read_description()
+    if earlier is not None and not settings.resume:
+        raise UsageError(
+            f"{settings.target} has the results of a run. Add --resume to go on with it, or give another --out."
+        )
+    source: Source = FolderSource(settings.source)
+    model, wanted = _described(settings, source, progress)
+    if earlier is not None:
+        earlier.require_same(wanted, settings.target)
+        if earlier.digest != wanted.digest:
+            raise UsageError(
+                f"the photos in {settings.source} have changed since {settings.target} was begun. Give another --out."
+            )
+    with only_driver(target.state) as lease:
+        run = earlier or wanted
+        if earlier is None:
+            target.begin(run)
+        else:
+            target.resume()
+        numbers = target.missing(run)
+        made = 0
+        if numbers:
+            task = _task(settings, run, target, model)
+            target.write_token()
+            try:
+                chunks = [(number, source.chunk(number)) for number in numbers]
+                made = _make(settings.address, run.photos, target, task, chunks, lease, progress, tell)
+            except KeyboardInterrupt as stop:
+                stop.add_note("Resume with the same command and --resume.")
+                raise
+            finally:
+                target.end()
+        target.finish(run)
+    manifest = target.manifest
+    return RunResult(manifest.rows, manifest.errors, made, target.again, time.perf_counter() - start)
+
+
+def _described(settings: RunSettings, source: Source, progress: Progress) -> tuple[Path, RunDescription]:
+    """Return the model's file, and what the run is started with."""
+    from vertebra.runtime.predictor import Predictor
+
+    path = exported_file(resolve_model(settings.model, "predict"), settings.weights, progress)
+    card = Predictor(path, engine=settings.engine, bits=settings.bits).card
+    options: dict[str, int | bool] = {
+        "--top": settings.top if card.classes is None else min(settings.top, len(card.classes)),
+        "--embed": settings.embed,
+        "--fast-jpeg": settings.fast_jpeg,
+        "--bits": settings.bits or False,
+    }
+    return path, RunDescription(
         model=settings.model,
-        sha256=fingerprint(model),
-        options={
-            "--top": top,
-            "--embed": settings.embed,
-            "--fast-jpeg": settings.fast_jpeg,
-            "--bits": settings.bits or False,
-        },
-        suffix=target.suffix,
-        unsure=unsure,
+        sha256=fingerprint(path),
+        options=options,
+        suffix=Location(settings.target).suffix,
+        unsure=card.threshold is not None,
         source=settings.source,
         kind=source.kind,
         digest=source.digest,
@@ -89,105 +139,60 @@ def predict_on_ray(settings: RunSettings, progress: Progress = silent) -> RunRes
         photos=source.photos,
         folder=os.getcwd(),  # noqa: PTH109 - the text alone
     )
-    state = target / "_vertebra"
-    if not target.is_remote:
-        make_folder(state.path)
-    with locked(state.path, "give another --out"):
-        manifest = Manifest(state)
-        todo = _todo(description, source, target, manifest, settings.resume)
-        token = ("token", os.urandom(8).hex().encode())
-        (state / token[0]).write(token[1])
-        form = PartFormat(target.suffix, top, settings.embed, unsure)
-        start = time.perf_counter()
-        made = 0
-        if todo:
-            task = PredictionTask(
-                model=str(model),
-                sha256=description.sha256,
-                target=target,
-                format=form,
-                engine=settings.engine,
-                batch=settings.batch,
-                threads=settings.threads,
-                scaled=settings.fast_jpeg,
-                bits=settings.bits,
-                tune=(source.photos or 0) > MEASURED,
-                folder=description.folder,
-                token=token,
-            )
-            progress("starting Ray")
-            with connected(settings.address):
-                try:
-                    for row in _rows(task, model, [(number, source.chunk(number)) for number in todo]):
-                        if row["failure"]:
-                            raise VertebraError(f"node {row['node']}: {row['failure']}")
-                        manifest.add(PartRecord(row["part"], row["rows"], row["errors"], row["bytes"]))
-                        made += row["rows"]
-                        progress(f"predicting, {manifest.errors:,} failed", made, source.photos)
-                finally:
-                    manifest.flush()
-        (state / token[0]).delete()
-    return RunResult(manifest.rows, manifest.errors, made, time.perf_counter() - start)
 
 
-def _model(settings: RunSettings, progress: Progress) -> tuple[Path, int, bool]:
-    """Return the exported file, how many classes a photo gets, and whether there is a column `unsure`."""
-    from vertebra.runtime.predictor import Predictor
-
-    path = exported_file(resolve_model(settings.model, "predict"), settings.weights, progress)
-    card = Predictor(path, engine=settings.engine, bits=settings.bits).card
-    top = settings.top if card.classes is None else min(settings.top, len(card.classes))
-    return path, top, card.threshold is not None
-
-
-def _todo(
-    description: RunDescription, source: FolderSource, target: Location, manifest: Manifest, resume: bool
-) -> list[int]:
-    """Return the numbers of the parts to make."""
-    place = target / "_vertebra" / "run.json"
-    try:
-        kept = RunDescription.from_json(place.read_bytes(), str(place))
-    except StorageError as error:
-        if not error.is_missing:
-            raise
-        kept = None
-    if kept is None:
-        place.write(description.to_json())
-        return list(range(len(source)))
-    if not resume:
-        raise UsageError(f"{target} has the results of a run. Add --resume to go on with it, or give another --out.")
-    kept.require_same(description, str(target))
-    if kept.digest != description.digest:
-        raise UsageError(
-            f"the photos in {description.source} have changed since {target} was begun. Give another --out."
-        )
-    manifest.load()
-    sizes = {entry.location.name: entry.size for entry in target.list()}
-    form = PartFormat(description.suffix, 1, False, False)
-    found = []
-    for number in range(description.chunks):
-        record = manifest.records.get(form.name(number))
-        if record is None or record.errors or sizes.get(record.part) != record.bytes:
-            found.append(number)
-    return found
-
-
-def _rows(task: PredictionTask, model: Path, chunks: list[tuple[int, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield what each chunk has come to, in the order in which they end."""
-    from ray import data
-
-    ray = ray_module()
-    silence_ray_data()
-    cpus = ray.cluster_resources().get("CPU", 1.0)
-    actors = max(1, min(len(chunks), int(cpus // task.threads)))
-    content = ray.put(model.read_bytes())
-    rows = data.from_items(
-        [{"number": number, "chunk": chunk} for number, chunk in chunks], override_num_blocks=len(chunks)
-    ).map(
-        cast(Any, PredictionActor),
-        fn_constructor_args=(task, content),
-        compute=data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=TASKS_IN_FLIGHT),
-        num_cpus=CPUS_PER_THREAD * task.threads,
+def _task(settings: RunSettings, run: RunDescription, target: RunTarget, model: Path) -> PredictionTask:
+    return PredictionTask(
+        model=str(model.absolute()),
+        sha256=run.sha256,
+        target=target.location,
+        format=PartFormat(run.suffix, int(run.options["--top"]), settings.embed, run.unsure),
+        engine=settings.engine,
+        batch=settings.batch,
+        threads=settings.threads,
+        scaled=settings.fast_jpeg,
+        bits=settings.bits,
+        tune=run.photos is None or run.photos >= MEASURED,
+        folder=run.folder,
+        token=target.token,
     )
-    for batch in rows.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
-        yield from cast(Any, batch).to_pylist()
+
+
+def _make(
+    address: str,
+    photos: int | None,
+    target: RunTarget,
+    task: PredictionTask,
+    chunks: list[tuple[int, Chunk]],
+    lease: Lease,
+    progress: Progress,
+    tell: Callable[[str], None],
+) -> int:
+    """Make these parts; return how many photos are in them."""
+    manifest, made, failures = target.manifest, 0, []
+    local = address == LOCAL
+    progress("starting Ray")
+    with connected(address):
+        if not local:
+            require_usable_nodes(target.location, target.token)
+        progress("predicting", manifest.rows, photos)
+        with nodes_watched(tell) as watch:
+            for row in made_parts(task, None if local else Path(task.model), chunks):
+                if lease.is_lost:
+                    raise InUseError(f"{target.location} has been taken over by another process, so this one stops.")
+                if row["failure"]:
+                    failures.append(f"node {row['node']}: {row['failure']}")
+                    if row["fatal"] or len(failures) > MAX_FAILURES:
+                        break
+                    continue
+                manifest.add(PartRecord(row["part"], row["rows"], row["errors"], row["bytes"]))
+                made += row["rows"]
+                notes = [f"{manifest.errors:,} failed"] if manifest.errors else []
+                notes += [] if local else [counted(watch.alive, "node")]
+                progress(f"predicting: {', '.join(notes)}" if notes else "predicting", manifest.rows, photos)
+    if failures:
+        chunk = f"{counted(len(failures), 'chunk')} of photos could not be made into results, the first: "
+        raise VertebraError(
+            f"{chunk if len(failures) > 1 else ''}{failures[0]} What is done is kept; --resume makes the rest."
+        )
+    return made

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from typing import Any
 
-from vertebra.errors import VertebraError, first_line, require_extra
+from vertebra.errors import UsageError, VertebraError, first_line, require_extra
 from vertebra.machine import usable_cores
+from vertebra.signals import TERMINATION_SIGNALS
 
 LOCAL = "local"
+CONNECT_SECONDS = 5.0
 OBJECT_STORE = 200_000_000  # bytes, of a cluster of this process: the model and small rows go through it
 
 
@@ -34,6 +40,12 @@ def connected(address: str) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray = ray_module()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL, "configure_logging": True}
+    if address != LOCAL:
+        _require_answer(address)
+    # Both take seconds, Ray's start mostly waiting for its processes.
+    importing = threading.Thread(target=import_module, args=("ray.data",), daemon=True)
+    importing.start()
+    signals = {number: signal.getsignal(number) for number in TERMINATION_SIGNALS}  # Ray sets one of its own
     try:
         if address == LOCAL:
             ray.init(
@@ -47,15 +59,44 @@ def connected(address: str) -> Iterator[None]:
         else:
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        raise VertebraError(
-            f"no Ray cluster can be used at {address!r} ({first_line(error)}). Start one with: ray start --head; or "
-            "leave the address out for a cluster of this process."
-        ) from error
+        raise _connection_error(address, error) from error
+    finally:
+        for number, handler in signals.items():
+            if handler is not None and threading.current_thread() is threading.main_thread():
+                signal.signal(number, handler)
     try:
+        importing.join()
         yield
     finally:
         with suppress(Exception):
             ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Raise a `VertebraError` at once where nothing listens; Ray itself would try for a minute."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if address.startswith("ray://") or not port.isdecimal():
+        raise UsageError(
+            f"the address of the Ray cluster is {address!r}; it must be local, auto or HOST:PORT, such as "
+            "10.0.0.1:6379, which `ray start --head` prints."
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise _connection_error(address, error) from error
+
+
+def _connection_error(address: str, error: Exception) -> VertebraError:
+    if "Version mismatch" in str(error):
+        text = " ".join(str(error).split())
+        return VertebraError(f"the Ray cluster at {address} has other versions than this process. {text}")
+    where = "on this machine" if address in ("auto", LOCAL) else f"at {address}"
+    remedy = "Start one with: ray start --head; or give --ray alone, which starts one for this command."
+    if address == LOCAL:
+        remedy = "Its logs are below /tmp/ray/session_latest/logs."
+    return VertebraError(f"no Ray cluster can be used {where} ({first_line(error)}). {remedy}")
 
 
 @contextmanager

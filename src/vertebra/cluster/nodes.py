@@ -1,0 +1,101 @@
+"""The nodes of a cluster: checked before a run, watched during it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from vertebra import __version__
+from vertebra.errors import VertebraError, first_line
+from vertebra.storage import Location
+
+from . import node_check
+from .ray_connection import ray_module
+
+CHECK_SECONDS = 60.0  # in which a node has to answer
+WATCH_SECONDS = 1.0
+
+
+def alive_nodes() -> dict[str, str]:
+    """Return the address of each node that is alive and has CPUs, by its number."""
+    return {
+        node["NodeID"]: node["NodeManagerAddress"]
+        for node in ray_module().nodes()
+        if node["Alive"] and node["Resources"].get("CPU", 0) > 0
+    }
+
+
+def require_usable_nodes(target: Location, token: bytes) -> None:
+    """Raise a `VertebraError` that names the first node that cannot take part, and why."""
+    ray = ray_module()
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = alive_nodes()
+    if not nodes:
+        raise VertebraError("the Ray cluster has no CPUs. Start a node: ray start --address HOST:PORT")
+    ray.cloudpickle.register_pickle_by_value(node_check)
+    try:
+        check = ray.remote(num_cpus=0, max_retries=1)(node_check.node_problem)
+        answers: dict[str, Any] = {
+            node: check.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
+                __version__, target.uri, token
+            )
+            for node in nodes
+        }
+    finally:
+        ray.cloudpickle.unregister_pickle_by_value(node_check)
+    for node, answer in answers.items():
+        try:
+            problem = ray.get(answer, timeout=CHECK_SECONDS)
+        except ray.exceptions.GetTimeoutError:
+            problem = f"it does not answer within {CHECK_SECONDS:.0f} s. Look at: ray status"
+        except ray.exceptions.RayError as error:
+            if node not in alive_nodes():
+                continue  # it has died meanwhile, which is no reason to stop
+            problem = f"it cannot run a task ({first_line(error)}). Look at its logs: ray logs cluster"
+        if problem:
+            raise VertebraError(f"node {nodes[node]}: {problem}")
+
+
+class NodeWatch:
+    """Tells of nodes that die, and how many are alive."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._nodes = alive_nodes()
+        self._ended = threading.Event()
+
+    @property
+    def alive(self) -> int:
+        """Nodes that take part."""
+        return len(self._nodes)
+
+    def watch(self) -> None:
+        """Look again and again; runs in a thread."""
+        while not self._ended.wait(WATCH_SECONDS):
+            try:
+                nodes = alive_nodes()
+            except Exception:  # noqa: S112 - the cluster ends, which the driver notices itself
+                continue
+            for node in self._nodes.keys() - nodes.keys():
+                self._tell(f"node {self._nodes[node]} has died; its photos are predicted elsewhere.")
+            self._nodes = nodes
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._ended.set()
+
+
+@contextmanager
+def nodes_watched(tell: Callable[[str], None]) -> Iterator[NodeWatch]:
+    """Inside, `tell` is called with a line for each node that dies."""
+    watch = NodeWatch(tell)
+    thread = threading.Thread(target=watch.watch, name="vertebra-nodes", daemon=True)
+    thread.start()
+    try:
+        yield watch
+    finally:
+        watch.stop()
+        thread.join()

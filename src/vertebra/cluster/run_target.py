@@ -1,0 +1,149 @@
+"""The folder that a run writes: parts, and in `_vertebra/` what it was started with and which parts are whole."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+from vertebra.errors import UsageError, VertebraError
+from vertebra.storage import Location, StorageError
+from vertebra.strict_json import dumps
+from vertebra.units import counted
+
+from .manifest import Manifest, PartRecord
+from .parts import part_name
+from .run_description import RunDescription
+
+STATE = "_vertebra"
+TOKEN = "token"  # noqa: S105 - a file by which a node tells that it sees the same folder
+
+
+@dataclass
+class RunTarget:
+    """The folder of one run; the driver alone writes to its state."""
+
+    location: Location
+    again: int = 0  # photos of earlier runs whose parts are made again
+    token: bytes = field(default_factory=lambda: os.urandom(8).hex().encode())
+
+    def __post_init__(self) -> None:
+        self.state = self.location / STATE
+        self.manifest = Manifest(self.state)
+
+    def read_description(self) -> RunDescription | None:
+        """Return what the run in it was started with; None if there is none.
+
+        Raises:
+            UsageError: it is a file, or a folder with files of others.
+        """
+        place = self.state / "run.json"
+        try:
+            content = place.read_bytes()
+        except StorageError as error:
+            if not error.is_missing:
+                self._require_folder()
+                raise
+            self._require_folder()
+            return None
+        return RunDescription.from_json(content, str(place))
+
+    def _require_folder(self) -> None:
+        if self.location.is_file():
+            raise UsageError(
+                f"{self.location} is a file, and --ray writes a folder. Give another --out, or resume it without --ray."
+            )
+        if not self.location.is_folder():
+            return
+        if (other := next(iter(self.location.list()), None)) is not None:
+            raise UsageError(
+                f"{self.location} is a folder with other files ({other.location.name}). Give another --out."
+            )
+
+    def begin(self, run: RunDescription) -> None:
+        """Start a run in the empty folder."""
+        (self.state / "run.json").write(run.to_json())
+
+    def resume(self) -> None:
+        """Go on with the run in it."""
+        self.manifest.load()
+
+    def write_token(self) -> None:
+        """Write the file by which a node tells that it sees the same folder."""
+        (self.location / "_SUCCESS").delete()
+        (self.state / TOKEN).write(self.token)
+
+    def missing(self, run: RunDescription) -> list[int]:
+        """Return the numbers of the chunks whose parts are to be made: those that are not whole, or have errors."""
+        sizes = self._sizes()
+        found = []
+        for number in range(run.chunks):
+            record = self.manifest.records.get(part_name(number, run.suffix))
+            if record is None or record.errors or sizes.get(record.part) != record.bytes:
+                found.append(number)
+                self.again += 0 if record is None else record.rows
+                if record is not None:
+                    del self.manifest.records[record.part]
+        return found
+
+    def _sizes(self) -> dict[str, int]:
+        try:
+            return {entry.location.name: entry.size for entry in self.location.list()}
+        except StorageError as error:
+            if error.is_missing:
+                return {}
+            raise
+
+    def finish(self, run: RunDescription) -> None:
+        """Check that the parts are those of the manifest and of the listing, and mark the run as finished.
+
+        Raises:
+            VertebraError: a part is not there or has another size, or there are fewer or more rows than photos.
+        """
+        sizes = self._sizes()
+        names = [part_name(number, run.suffix) for number in range(run.chunks)]
+        for name in names:
+            record = self.manifest.records.get(name)
+            if record is None or sizes.get(name) != record.bytes:
+                raise VertebraError(
+                    f"{self.location / name} is not as it was written: another program has changed it. Run the same "
+                    "command again with --resume."
+                )
+        if other := sorted(name for name in sizes.keys() - set(names) if name.endswith(run.suffix)):
+            raise VertebraError(
+                f"{self.location} has {counted(len(other), 'file')} that this run has not written ({other[0]}), which "
+                "readers take for results. Move them elsewhere."
+            )
+        rows = sum(self.manifest.records[name].rows for name in names)
+        if run.photos is not None and rows != run.photos:
+            raise VertebraError(
+                f"{self.location} has {counted(rows, 'row')} of {counted(run.photos, 'photo')}: {run.source} has "
+                "changed since it was listed. Give another --out."
+            )
+        summary = {"photos": rows, "failed": self.manifest.errors, "parts": len(names)}
+        (self.state / "summary.json").write(dumps(summary, indent=1).encode("ascii"))
+        (self.location / "_SUCCESS").write(b"")
+
+    def end(self) -> None:
+        """Write the manifest, and remove the token."""
+        try:
+            self.manifest.flush()
+        finally:
+            (self.state / TOKEN).delete()
+
+    def add(self, record: PartRecord) -> None:
+        """Record a part that is whole."""
+        self.manifest.add(record)
+
+
+def require_same_target(target: Location, token: bytes) -> None:
+    """Raise a `VertebraError` if the target that this process sees is not the driver's."""
+    try:
+        seen = (target / STATE / TOKEN).read_bytes()
+    except StorageError as error:
+        if not error.is_missing:
+            raise
+        seen = b""
+    if seen != token:
+        raise VertebraError(
+            f"{target} is another folder there than where the command runs. Give one that all nodes share, or s3://…"
+        )
