@@ -2,7 +2,6 @@
 
 import random
 import shutil
-import sqlite3
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from vertebra.data import open_dataset
 from vertebra.errors import VertebraWarning
 from vertebra.runtime.engine import Plan, engine_version
 from vertebra.train import dataset_features as features_module
-from vertebra.train.dataset_features import FeatureStore, compute_features
+from vertebra.train.dataset_features import compute_features, open_feature_store
 
 PREPROCESSING = Preprocessing(32, 40, "bicubic")
 
@@ -40,19 +39,20 @@ def dataset(tmp_path):
     return open_dataset(tmp_path / "photos")
 
 
-def the_file():
-    (path,) = (cache.cache_dir() / "features").glob("*.sqlite")
+def the_index():
+    (path,) = (cache.cache_dir() / "features").glob("*/*.index")
     return path
 
 
 def test_damaged_rows_are_computed_again(dataset, tiny_model):
     first = compute_features(dataset, tiny_model, PREPROCESSING)
     assert (first.computed, compute_features(dataset, tiny_model, PREPROCESSING).computed) == (12, 0)
-    with sqlite3.connect(the_file()) as database:
-        damaged = [digest for (digest,) in database.execute("SELECT sha256 FROM features ORDER BY sha256 LIMIT 3")]
-        for digest, change in zip(damaged, ("zeroblob(32)", "substr(photo, 1, 29)", "'text'"), strict=True):
-            database.execute(f"UPDATE features SET photo = {change} WHERE sha256 = ?", [digest])
-    with pytest.warns(VertebraWarning, match=r"sqlite is damaged\. What it held is made again; no result") as told:
+    values = the_index().with_suffix(".f16")
+    content = bytearray(values.read_bytes())
+    for row, place in ((2, 0), (5, 3), (7, -1)):
+        content[(row + (place < 0)) * len(content) // 12 + place] ^= 1
+    values.write_bytes(content)
+    with pytest.warns(VertebraWarning, match=r"[0-9a-f]{24} is damaged\. What it held is made again") as told:
         again = compute_features(dataset, tiny_model, PREPROCESSING)
     assert again.computed == 3 and len(told) == 1
     assert again.infos == first.infos
@@ -63,11 +63,13 @@ def test_damaged_rows_are_computed_again(dataset, tiny_model):
 
 def test_a_file_of_another_network_in_its_place(dataset, tiny_model, write_model, tmp_path):
     expected = compute_features(dataset, tiny_model, PREPROCESSING).features
-    content = the_file().read_bytes()
-    the_file().unlink()
+    contents = {suffix: the_index().with_suffix(suffix).read_bytes() for suffix in (".index", ".f16")}
+    shutil.rmtree(the_index().parent)
     other = write_model(tmp_path / "other.onnx", seed=1)
     compute_features(dataset, other, PREPROCESSING)
-    the_file().write_bytes(content)
+    own = the_index()
+    for suffix, content in contents.items():
+        own.with_suffix(suffix).write_bytes(content)
     with pytest.warns(VertebraWarning, match="is damaged"):
         found = compute_features(dataset, other, PREPROCESSING)
     assert found.computed == 12
@@ -78,10 +80,10 @@ def test_what_features_are_kept_by(tiny_model, write_model, tmp_path, monkeypatc
     values = np.ones(8, np.float32)
 
     def known(body=tiny_model, preprocessing=PREPROCESSING, plan=Plan()):  # noqa: B008 - frozen
-        store = FeatureStore(body, preprocessing, plan)
-        found = store.get("x") is not None
-        store.put("x", values)
-        store.save()
+        store = open_feature_store(body, preprocessing, plan)
+        found = store.get("ab" * 32) is not None
+        store.put("ab" * 32, values)
+        store.close()
         return found
 
     assert [known(), known()] == [False, True]
@@ -114,7 +116,7 @@ def test_a_run_with_a_damaged_cache_gives_the_same_classifier(run, shapes, small
 
     shutil.copytree(_THE_CACHE[0], tmp_path / "cache")
     files = sorted(path for path in (tmp_path / "cache").rglob("*") if path.is_file())
-    assert {path.suffix for path in files} >= {".onnx", ".sqlite", ".json"}
+    assert {path.suffix for path in files} >= {".onnx", ".sqlite", ".json", ".index", ".f16"}
     for number, path in enumerate(files):
         chance, content = random.Random(number), bytearray(path.read_bytes())
         for _ in range(300):

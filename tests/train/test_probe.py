@@ -214,11 +214,11 @@ def test_a_cache_that_cannot_be_used_costs_only_time(shapes, small_weights, tmp_
     body = cached_export("resnet18", str(small_weights))
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(features_module, "cache_dir", lambda: tmp_path / "file")
-    store = features_module.FeatureStore(body, read_card(body).preprocessing)
-    assert store.get("x") is None
-    store.put("x", np.ones(3, np.float32))
+    store = features_module.open_feature_store(body, read_card(body).preprocessing)
+    assert store.get("ab" * 32) is None
+    store.put("ab" * 32, np.ones(3, np.float32))
     store.save()
-    assert store.get("x").tolist() == [1, 1, 1]
+    assert store.get("ab" * 32).tolist() == [1, 1, 1]
     dataset = open_dataset(shapes).only(lambda photo: photo.path.stem < "02")
     seen = features_module.compute_features(dataset, body, read_card(body).preprocessing)
     assert seen.computed == 6

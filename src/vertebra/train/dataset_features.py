@@ -6,7 +6,7 @@ Features are cached on disk by photo content, network, engine and preprocessing;
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,40 +14,32 @@ import numpy as np
 
 from vertebra.cache import cache_dir, fingerprint
 from vertebra.card import Preprocessing, read_card
-from vertebra.data import Dataset, ImageInfo, ImageInfoCache, Photo, SqliteCache, read_file
+from vertebra.data import Dataset, ImageInfo, ImageInfoCache, Photo, read_file
 from vertebra.decoding import decoder_versions
+from vertebra.errors import VertebraError
 from vertebra.pixels import FIT_VERSION, resize_and_crop
 from vertebra.prefetch import read_ahead
 from vertebra.progress import Progress, silent
-from vertebra.runtime.engine import EMBEDDING, FloatArray, Plan, engine_version
+from vertebra.runtime.engine import EMBEDDING, EngineError, FloatArray, Plan, engine_version
 from vertebra.runtime.engine_runner import Runner
 from vertebra.runtime.predictor import Predictor
 
+from .design_matrix import Features
+from .feature_files import NotFiniteError
+from .feature_store import FeatureStore
+from .stored_features import StoredFeatures
 
-class FeatureStore:
-    """The feature cache of one exported network, preprocessing and plan, keyed by the SHA-256 of the photo."""
+# Features of at most this size as float32 are read into memory.
+_IN_MEMORY_BYTES = 1 << 28
+_ATTEMPTS = 3
 
-    def __init__(self, body: Path, preprocessing: Preprocessing, plan: Plan = Plan()) -> None:  # noqa: B008 - frozen
-        versions = f"{engine_version(plan)}, {preprocessing}, fit {FIT_VERSION}, {decoder_versions()}"
-        context = f"{EMBEDDING} of {fingerprint(body)} by {versions}"
-        key = hashlib.sha256(context.encode()).hexdigest()
-        path = cache_dir() / "features" / f"{read_card(body).architecture}-{key[:24]}.sqlite"
-        self.computed = 0  # features that `put` was called with
-        self._cache = SqliteCache(path, "features", ("photo BLOB",), context)
 
-    def get(self, digest: str) -> FloatArray | None:
-        """Return the features (D,), or None if they are not cached."""
-        row = self._cache.get(digest)
-        return None if row is None else np.frombuffer(row[0], np.float32)
-
-    def put(self, digest: str, values: FloatArray) -> None:
-        """Cache features; they are written at intervals, and by `save`."""
-        self._cache.put(digest, (values.astype(np.float32).tobytes(),))
-        self.computed += 1  # a race between threads would only miscount
-
-    def save(self) -> None:
-        """Write new features to disk."""
-        self._cache.save()
+def open_feature_store(body: Path, preprocessing: Preprocessing, plan: Plan = Plan()) -> FeatureStore:  # noqa: B008
+    """Return the feature store of one exported network, preprocessing and plan."""
+    versions = f"{engine_version(plan)}, {preprocessing}, fit {FIT_VERSION}, {decoder_versions()}"
+    context = f"{EMBEDDING} of {fingerprint(body)} by {versions}"
+    key = hashlib.sha256(context.encode()).hexdigest()
+    return FeatureStore(cache_dir() / "features" / f"{read_card(body).architecture}-{key[:24]}", context)
 
 
 @dataclass(frozen=True)
@@ -55,24 +47,43 @@ class DatasetFeatures:
     """Image infos and features of the photos, in their order."""
 
     infos: list[ImageInfo]
-    features: FloatArray  # (N, D); zeros for photos that cannot be used
+    features: Features  # (N, D), rounded to float16; zeros for photos that cannot be used
     computed: int  # photos whose features were not cached
 
 
 def compute_features(
     dataset: Dataset, body: Path, preprocessing: Preprocessing, progress: Progress = silent
 ) -> DatasetFeatures:
-    """Compute the image info and the features of each photo with an exported network."""
+    """Compute the image info and the features of each photo with an exported network.
+
+    Features go to the store as they are computed. Few of them are then read into memory, others when they are used.
+
+    Raises:
+        EngineError: the network's features are NaN or infinite.
+    """
     predictor = Predictor(body)
     runner = predictor.runner(predictor.batch)
-    store = FeatureStore(body, preprocessing, runner.plan)
+    store = open_feature_store(body, preprocessing, runner.plan)
+    features: StoredFeatures | None = None
     try:
-        task = "computing features"
-        infos, features = infer_dataset(dataset, preprocessing, runner, EMBEDDING, store, task=task, progress=progress)
+        for _ in range(_ATTEMPTS):
+            found = _infer(
+                dataset, preprocessing, runner, EMBEDDING, store, task="computing features", progress=progress
+            )
+            infos = [info for info, _ in found]
+            try:
+                features = store.rows([None if info.broken else info.sha256 for info in infos])
+                break
+            except KeyError:  # somebody has deleted files of the cache
+                continue
     finally:
-        store.save()
+        store.close()
         runner.close()
-    return DatasetFeatures(infos, features, store.computed)
+    if features is None:
+        raise VertebraError(f"files in {store.folder} are deleted again and again. Leave the cache alone meanwhile.")
+    count, width = features.shape
+    small = 4 * count * width <= _IN_MEMORY_BYTES
+    return DatasetFeatures(infos, features.to_memory() if small else features, store.computed)
 
 
 def infer_dataset(
@@ -80,14 +91,35 @@ def infer_dataset(
     preprocessing: Preprocessing,
     runner: Runner,
     output: str,
-    store: FeatureStore | None = None,
     *,
     task: str,
     progress: Progress = silent,
 ) -> tuple[list[ImageInfo], FloatArray]:
-    """Return the image info of each photo and one output of the network, (N, D); zeros for unusable photos.
+    """Return the image info of each photo and one output of the network, (N, D); zeros for unusable photos."""
+    infos, rows = [], []
+    for info, values in _infer(dataset, preprocessing, runner, output, None, task=task, progress=progress):
+        infos.append(info)
+        rows.append(values)
+    found = np.zeros((len(rows), next((len(row) for row in rows if row is not None), 1)), np.float32)
+    for index, row in enumerate(rows):
+        if row is not None:
+            found[index] = row
+    return infos, found
 
-    Photos in `store` are not decoded again; new outputs are added to it.
+
+def _infer(
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    runner: Runner,
+    output: str,
+    store: FeatureStore | None,
+    *,
+    task: str,
+    progress: Progress,
+) -> Iterator[tuple[ImageInfo, FloatArray | None]]:
+    """Iterate over the image info of each photo and one output of the network, (D,); None for unusable photos.
+
+    With a store, outputs are added to it and not returned, and those that it has are not computed again.
     """
     cache = ImageInfoCache(decoding=preprocessing.decoding)
 
@@ -102,33 +134,37 @@ def infer_dataset(
                 results.append((failed, None))
                 continue
             digest = hashlib.sha256(content).hexdigest()
-            known = None if store is None else store.get(digest)
-            info, picture = cache.examine(content, digest, decode=known is None)
+            info, picture = cache.examine(content, digest, decode=store is None or digest not in store)
             if picture is not None:
                 pixels.append(resize_and_crop(picture, preprocessing))
                 waiting.append(len(results))
-            results.append((info, known))
+            results.append((info, None))
         if pixels:
             for index, values in zip(waiting, runner.call(np.stack(pixels), (output,))[0], strict=True):
                 info = results[index][0]
-                if store is not None:
-                    store.put(info.sha256, values)
-                results[index] = info, values.copy()
+                if store is None or not _put(store, info.sha256, values):
+                    results[index] = info, values.copy()
         return results
 
-    infos, rows = [], []
+    plan, photos = runner.plan, dataset.photos
     try:
-        plan = runner.plan
-        for info, values in read_ahead(
-            dataset.photos, read, work, workers=plan.lanes * plan.threads, chunk=plan.micro_batch
-        ):
-            infos.append(info)
-            rows.append(values)
-            progress(task, len(rows), len(dataset.photos))
+        found = read_ahead(photos, read, work, workers=plan.lanes * plan.threads, chunk=plan.micro_batch)
+        for number, (info, values) in enumerate(found):
+            if store is not None and values is not None:
+                raise EngineError(
+                    f"the features of {dataset.shown(photos[number].path)} are NaN or infinite: the network's weights "
+                    "are damaged. Give other --weights."
+                )
+            yield info, values
+            progress(task, number + 1, len(photos))
     finally:
         cache.save()
-    found = np.zeros((len(rows), next((len(row) for row in rows if row is not None), 1)), np.float32)
-    for index, row in enumerate(rows):
-        if row is not None:
-            found[index] = row
-    return infos, found
+
+
+def _put(store: FeatureStore, digest: str, values: FloatArray) -> bool:
+    """Add features to the store; False: they are NaN or infinite."""
+    try:
+        store.put(digest, values)
+    except NotFiniteError:
+        return False
+    return True

@@ -33,7 +33,8 @@ from vertebra.preprocessing import training_preprocessing
 from vertebra.progress import Progress
 
 from .dataset_features import DatasetFeatures, compute_features
-from .metrics import Floats, Labels
+from .design_matrix import Features
+from .metrics import Labels
 from .run_folder import TrainError
 from .train_settings import Settings
 
@@ -135,7 +136,7 @@ class PreparedProbe:
     body: Path  # the exported pretrained network
     card: Card  # of the body
     photos: UsablePhotos
-    features: Floats  # (N, D), of `photos`
+    features: Features  # (N, D), of `photos`
     computed: int  # photos whose features were not in the cache
     splits: list[str]  # of each photo: "train", or `held_split`
     held_split: str | None  # "test" or "val"; None: the data set has neither
