@@ -24,10 +24,9 @@ from vertebra.runtime.engine import EMBEDDING, EngineError, FloatArray, Plan, en
 from vertebra.runtime.engine_runner import Runner
 from vertebra.runtime.predictor import Predictor
 
-from .design_matrix import Features
 from .feature_files import NotFiniteError
 from .feature_store import FeatureStore
-from .stored_features import StoredFeatures
+from .stored_features import Features, StoredFeatures
 
 # Features of at most this size as float32 are read into memory.
 _IN_MEMORY_BYTES = 1 << 28

@@ -7,16 +7,14 @@ rows, from features in memory or from those in a feature store.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .metrics import Floats
-from .stored_features import StoredFeatures
-
-Features: TypeAlias = Floats | StoredFeatures  # (N, D)
+from .stored_features import Features, StoredFeatures
 
 _BLOCK_ROWS = 8192  # of features in memory
 

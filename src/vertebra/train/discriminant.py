@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .design_matrix import Features
 from .logistic_regression import Head
 from .metrics import Floats, Labels
-from .stored_features import StoredFeatures
+from .stored_features import Features, StoredFeatures
 
 _SHIFT_PHOTOS = 1000  # whose mean is subtracted before products are summed
 

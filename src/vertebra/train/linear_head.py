@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 
 from vertebra.progress import Progress, silent
 
-from .design_matrix import Features
 from .discriminant import Moments, fit_discriminant
 from .logistic_regression import Head, Solver
 from .metrics import Floats, Labels
-from .stored_features import StoredFeatures
+from .stored_features import Features, StoredFeatures
 from .temperature import PRIOR, Prior, cross_entropy, posterior_loss
 
 STRENGTHS = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7, 1e-7)

@@ -23,9 +23,9 @@ from torch import Tensor
 
 from vertebra.errors import VertebraError
 
-from .design_matrix import DesignMatrix, Features, design_matrix
+from .design_matrix import DesignMatrix, design_matrix
 from .metrics import Floats, Labels
-from .stored_features import StoredFeatures
+from .stored_features import Features, StoredFeatures
 
 MAX_STEPS = 300
 HISTORY = 15  # steps that L-BFGS remembers

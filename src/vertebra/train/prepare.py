@@ -33,9 +33,9 @@ from vertebra.preprocessing import training_preprocessing
 from vertebra.progress import Progress
 
 from .dataset_features import DatasetFeatures, compute_features
-from .design_matrix import Features
 from .metrics import Labels
 from .run_folder import TrainError
+from .stored_features import Features
 from .train_settings import Settings
 
 

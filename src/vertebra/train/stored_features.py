@@ -1,14 +1,20 @@
-"""Features that stay on disk: rows of float16 in mapped files, read in blocks."""
+"""Features that stay on disk: rows of float16 in mapped files, read in blocks.
+
+torch is imported where a block is read: `evaluate` needs the rest without it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+from .metrics import Floats
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Features16: TypeAlias = NDArray[np.float16]
 
@@ -40,6 +46,8 @@ class StoredFeatures:
 
     def __matmul__(self, weight: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """(N, D) @ (D, K) → (N, K)."""
+        import torch
+
         found = np.empty((len(self), weight.shape[1]), np.float32)
         factor = torch.from_numpy(np.ascontiguousarray(weight, np.float32))
         for rows, block, scale in self.blocks():
@@ -52,6 +60,8 @@ class StoredFeatures:
 
     def to_memory(self) -> NDArray[np.float32]:
         """Read all rows, (N, D) float32."""
+        import torch
+
         found = np.empty(self.shape, np.float32)
         for rows, block, scale in self.blocks():
             torch.mul(block, scale, out=torch.from_numpy(found[rows]))
@@ -63,6 +73,8 @@ class StoredFeatures:
         Scales are powers of two, and cheaper to apply to a product of the values. The tensor of the values is used
         again for the next block.
         """
+        import torch
+
         count, width = self.shape
         step = block_rows or max(64, _BLOCK_BYTES // (4 * width))
         values = torch.empty(min(step, count), width)
@@ -73,6 +85,8 @@ class StoredFeatures:
             yield rows, values[:size], torch.from_numpy(np.ldexp(np.float32(1), self._exponent[rows]))[:, None]
 
     def _gather(self, rows: slice, out: Tensor) -> None:
+        import torch
+
         part, row = self._part[rows], self._row[rows]
         for number in np.unique(part).tolist():
             places = np.flatnonzero(part == number)
@@ -88,3 +102,6 @@ class StoredFeatures:
                 out.copy_(found)
             else:
                 out[torch.from_numpy(places)] = found.float()
+
+
+Features: TypeAlias = Floats | StoredFeatures  # (N, D)
