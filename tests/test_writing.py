@@ -41,6 +41,8 @@ EXCEPTIONS = {
     ("weight_transfer.py", "truncate"): "that partial file, from the start again",
     ("weight_files.py", "replace"): "the name of a download that is whole and synced",
     ("weight_files.py", "rename"): "a damaged file is put aside while it is fetched again",
+    ("sources/listing.py", "mkdtemp"): "a folder in the process's own, for a list that no other machine reads",
+    ("sources/listing.py", "write_table"): "into memory; the location writes it",
     ("runtime/parquet_format.py", "ParquetWriter"): "into the new file that its caller has of `atomic_write`",
     ("runtime/parquet_format.py", "write_table"): "into that file",
     ("runtime/result_file.py", "open"): "whether the results' file can be written, before it is emptied",

@@ -37,10 +37,21 @@ class Chunk(Protocol):
 class Source(Protocol):
     """A SOURCE, listed: its photos in a fixed order, in chunks."""
 
-    uri: str  # as it was given
-    kind: str  # "folder", "table", "parquet" or "webdataset"
-    digest: str  # SHA-256 of what was listed: names, sizes and versions
-    photos: int | None  # None: not known before they are read
+    @property
+    def uri(self) -> str:
+        """As it was given."""
+
+    @property
+    def kind(self) -> str:
+        """The kind: `folder`, `table`, `parquet` or `webdataset`."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what was listed: names, sizes and versions of files; of a text table, its paths."""
+
+    @property
+    def photos(self) -> int | None:
+        """How many there are; None: not known before they are read."""
 
     def __len__(self) -> int:
         """Return the number of chunks."""

@@ -21,6 +21,7 @@ from .path_columns import name_column
 from .reading import reading, require_state
 
 ROWS = 16  # that are decoded at a time
+TEXT_ROWS = 1024  # the same of a column of text
 MAX_PIECES = 16  # of a row group: each is decoded from the row group's begin
 _READ = 1_048_576  # bytes that are read at once of a column
 _CACHED = 64_000_000  # bytes of a row group that is kept as a whole for reading its rows in any order
@@ -66,7 +67,8 @@ def bytes_columns(schema: Any, file: str, given: str | None = None) -> BytesColu
         photo = next(iter(found))
     if names.count(photo) > 1:
         raise UsageError(f"{file} has {names.count(photo)} columns {photo!r}. Give them different names.")
-    return BytesColumns(photo, found[photo], name_column([column.name for column in schema if _is_text(column.type)]))
+    texts = [column.name for column in schema if is_text_type(column.type)]
+    return BytesColumns(photo, found[photo], name_column(texts))
 
 
 def _holds_bytes(kind: Any) -> bool | None:
@@ -81,7 +83,8 @@ def _holds_bytes(kind: Any) -> bool | None:
     return False if is_bytes or types.is_binary_view(kind) else None
 
 
-def _is_text(kind: Any) -> bool:
+def is_text_type(kind: Any) -> bool:
+    """Whether an Arrow type is text, of a dictionary too."""
     import pyarrow
 
     types = pyarrow.types
@@ -142,7 +145,7 @@ class ParquetChunk:
                 for name, content in _rows(file, self.columns, self.first, self.rows):
                     yield _record(self.location, self.first + given, name, content)
                     given += 1
-            except _arrow_errors() as error:
+            except arrow_errors() as error:
                 if isinstance(error, OSError) and error.errno is not None:
                     raise  # of the file system
                 for row in range(self.first + given, self.first + self.rows):
@@ -164,25 +167,38 @@ def _record(location: Location, row: int, path: str | None, content: bytes | Non
     return Record(name, content) if content else Record(name, error=f"{where} is empty (0 bytes).")
 
 
-def _arrow_errors() -> tuple[type[Exception], ...]:
+def arrow_errors() -> tuple[type[Exception], ...]:
+    """Return what reading a damaged Parquet file raises."""
     import pyarrow
 
     return pyarrow.ArrowException, OSError, UnicodeDecodeError
 
 
 def _rows(file: Any, columns: BytesColumns, first: int, rows: int) -> Iterator[tuple[str | None, bytes | None]]:
-    """Yield name and bytes of the rows, decoding no row group that has none of them."""
+    """Yield name and bytes of the rows."""
+    for batch in _batches(file, columns.names(), first, rows, ROWS):
+        yield from _values(batch, columns)
+
+
+def column_values(file: Any, column: str, first: int, rows: int) -> Iterator[Any]:
+    """Yield the values of a column of text in some rows."""
+    for batch in _batches(file, [column], first, rows, TEXT_ROWS):
+        yield from batch.column(column).to_pylist()
+
+
+def _batches(file: Any, columns: list[str], first: int, rows: int, size: int) -> Iterator[Any]:
+    """Yield the rows in record batches, decoding no row group that has none of them."""
     ends = row_ends(file)
     groups = range(bisect.bisect_right(ends, first), bisect.bisect_left(ends, first + rows) + 1)
     skip = first - (ends[groups[0] - 1] if groups[0] else 0)
-    batches = file.iter_batches(batch_size=ROWS, row_groups=list(groups), columns=columns.names(), use_threads=False)
+    batches = file.iter_batches(batch_size=size, row_groups=list(groups), columns=columns, use_threads=False)
     for batch in batches:
         if skip >= batch.num_rows:
             skip -= batch.num_rows
             continue
         batch = batch.slice(skip, rows)
         skip, rows = 0, rows - batch.num_rows
-        yield from _values(batch, columns)
+        yield batch
         if not rows:
             return
 
@@ -203,10 +219,10 @@ def row_ends(file: Any) -> list[int]:
     return list(accumulate(metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)))
 
 
-def row_ranges(ends: list[int], chunk_photos: int) -> Iterator[tuple[int, int]]:
+def row_ranges(ends: list[int], chunk_photos: int, pieces: int = MAX_PIECES) -> Iterator[tuple[int, int]]:
     """Yield first row and number of rows of each chunk: row groups joined up to `chunk_photos`, larger ones split.
 
-    A row group is split into at most `MAX_PIECES`, however many rows these have then.
+    A row group is split into at most `pieces`, however many rows these have then.
     """
     begin = start = 0
     for end in ends:
@@ -214,7 +230,7 @@ def row_ranges(ends: list[int], chunk_photos: int) -> Iterator[tuple[int, int]]:
             yield begin, start - begin
             begin = start
         if end - begin > chunk_photos:
-            size = max(chunk_photos, math.ceil((end - begin) / MAX_PIECES))
+            size = max(chunk_photos, math.ceil((end - begin) / pieces))
             yield from ((at, min(size, end - at)) for at in range(begin, end, size))
             begin = end
         start = end
@@ -261,7 +277,7 @@ class ParquetPhotos:
         with reading(self.location):
             try:
                 values: list[Any] = self._opened().read(columns=[name]).column(0).to_pylist()
-            except _arrow_errors() as error:
+            except arrow_errors() as error:
                 raise self._damaged(f"its column {name!r}", error) from error
         return values
 
@@ -283,7 +299,7 @@ class ParquetPhotos:
                     rows = _rows(self._opened(), self.columns, row - within, metadata.num_rows)
                     self._group = group, [content for _, content in rows]
                 return self._group[1][within]
-        except _arrow_errors() as error:
+        except arrow_errors() as error:
             raise self._damaged(f"row {row:,}", error) from error
 
     def _read_on(self, group: int, row: int) -> bytes | None:

@@ -68,19 +68,30 @@ def read_text(path: Path, fits: Callable[[Sequence[str]], bool]) -> Table:
 
     The separator is the one for which `fits` is true of the fields of the first line.
     """
-    lines, notes = _read_lines(path)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or error}).") from error
+    return parse_text(content, str(path), path.suffix, fits)
+
+
+def parse_text(content: bytes, path: str, suffix: str, fits: Callable[[Sequence[str]], bool]) -> Table:
+    """Parse the content of a text table, as `read_text` reads one; errors call it `path`."""
+    lines, notes = _read_lines(content, path)
     separator, start = None, 0
     if lines and (said := re.fullmatch(r'"?sep=(.)"?', lines[0], re.IGNORECASE)):  # as Excel writes it
         separator, start = said[1], 1
     while start < len(lines) and not lines[start].strip():
         start += 1
     if start == len(lines):
-        return Table(str(path), (), 0, str, lambda index: [], ())
-    usual = "," if path.suffix.lower() == ".csv" else "\t"
+        return Table(path, (), 0, str, lambda index: [], ())
+    usual = "," if suffix.lower() == ".csv" else "\t"
     if separator is None:
         separator = _separator(lines[start:], usual, path, start, fits)
         if separator != usual:
-            notes += (f"The fields of {path.name} are separated by {_SEPARATORS[separator]}.",)
+            notes += (f"The fields of {_base(path)} are separated by {_SEPARATORS[separator]}.",)
     header = _split_fields(lines[start], separator, path, start)
     if start and len(header) == 1 and (others := [m for m in _SEPARATORS if m != " " and fits(lines[start].split(m))]):
         raise DataError(
@@ -137,7 +148,7 @@ def read_text(path: Path, fits: Callable[[Sequence[str]], bool]) -> Table:
             unusual[_SEVERAL].append(number + 1)
     notes += tuple(f"{what}: {len(at):,}, first in line {at[0]}." for what, at in unusual.items() if at)
     return Table(
-        str(path),
+        path,
         tuple(name.strip() for name in header),
         len(rows),
         lambda index: f"line {numbers[index]}",
@@ -177,7 +188,11 @@ def read_parquet(path: Path) -> Table:
     return Table(str(path), names, file.metadata.num_rows, lambda index: f"row {index + 1}", column, kinds)
 
 
-def _separator(lines: Sequence[str], usual: str, path: Path, number: int, fits: Callable[[Sequence[str]], bool]) -> str:
+def _base(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _separator(lines: Sequence[str], usual: str, path: str, number: int, fits: Callable[[Sequence[str]], bool]) -> str:
     """Return the separator for which `fits` is true of the first line.
 
     If there is none, the one that splits the first lines into equally many fields, so that the error names the columns.
@@ -190,6 +205,8 @@ def _separator(lines: Sequence[str], usual: str, path: Path, number: int, fits: 
         with suppress(DataError):
             headers[mark] = _split_fields(lines[0], mark, path, number)
     found = [mark for mark, header in headers.items() if fits(header)]
+    if len(found) > 1 and all(len(headers[mark]) == 1 for mark in found):
+        return usual  # one column
     if len(found) > 1:
         raise DataError(
             f"{path}, line {number + 1}: the columns may be separated by "
@@ -207,7 +224,7 @@ def _separator(lines: Sequence[str], usual: str, path: Path, number: int, fits: 
     return consistent[0] if len(consistent) == 1 and consistent != [" "] else usual
 
 
-def _has_row_numbers(lines: Sequence[str], separator: str, columns: int, path: Path) -> bool:
+def _has_row_numbers(lines: Sequence[str], separator: str, columns: int, path: str) -> bool:
     """Whether each row has one more field than the first line, a row number from 0 or 1."""
     try:
         rows = [_split_fields(line, separator, path, 0) for line in lines if line.strip()]
@@ -221,14 +238,8 @@ def _has_row_numbers(lines: Sequence[str], separator: str, columns: int, path: P
     )
 
 
-def _read_lines(path: Path) -> tuple[list[str], tuple[str, ...]]:
-    """Read the lines of a table, and a note if it is UTF-16."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file.") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror or error}).") from error
+def _read_lines(content: bytes, path: str) -> tuple[list[str], tuple[str, ...]]:
+    """Split the content of a table into lines, and a note if it is UTF-16."""
     for beginning, what in _FILE_SIGNATURES:
         if content.startswith(beginning):
             raise DataError(f"{path} is no table of text in UTF-8: {what}. {SAVE_AS_UTF8}")
@@ -237,7 +248,7 @@ def _read_lines(path: Path) -> tuple[list[str], tuple[str, ...]]:
             text = content.decode("utf-16")
         except UnicodeDecodeError:
             raise DataError(f"{path} is no table of text in UTF-16, as which it begins. {SAVE_AS_UTF8}") from None
-        return re.split(r"\r\n|\n|\r", text.lstrip(_MARK)), (f"{path.name} is read as UTF-16.",)
+        return re.split(r"\r\n|\n|\r", text.lstrip(_MARK)), (f"{_base(path)} is read as UTF-16.",)
     if b"\0" in content:
         raise DataError(f"{path} is no table of text in UTF-8: it holds NUL bytes. {SAVE_AS_UTF8}")
     # File names may be any bytes; elsewhere, invalid UTF-8 is refused later, with its row.
@@ -274,7 +285,7 @@ def is_photo_name(text: str) -> bool:
     return text.strip(' "').lower().endswith(tuple(PHOTO_SUFFIXES))
 
 
-def _split_fields(line: str, separator: str, path: Path, number: int) -> list[str]:
+def _split_fields(line: str, separator: str, path: str, number: int) -> list[str]:
     """Split a row into fields; a quote that is unclosed or inside a field is a DataError."""
     if '"' not in line:
         return line.split(separator)

@@ -6,9 +6,8 @@ import contextlib
 import gzip
 import io
 import json
-import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -238,18 +237,3 @@ def _json_label(content: bytes, location: Location, member: Member) -> str | Non
         return None
     label = next((value[field] for field in LABEL_FIELDS if value.get(field) is not None), None)
     return str(label) if isinstance(label, str | int) and not isinstance(label, bool) else None
-
-
-# --- names ------------------------------------------------------------------------------------------------------------
-
-
-def expand_braces(pattern: str) -> Sequence[str]:
-    """Expand `{000000..000099}` as a shell does: numbers with leading zeros; several may stand in one pattern."""
-    match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
-    if match is None:
-        return [pattern]
-    first, last = int(match[1]), int(match[2])
-    width = max(map(len, match.groups())) if match[1].startswith("0") or match[2].startswith("0") else 0
-    before, after = pattern[: match.start()], pattern[match.end() :]
-    numbers = range(first, last + 1) if first <= last else range(first, last - 1, -1)
-    return [f"{before}{number:0{width}d}{rest}" for number in numbers for rest in expand_braces(after)]

@@ -158,7 +158,7 @@ class Location:
         scheme = self.uri.partition("://")[0]
         for info in sorted(infos, key=lambda info: info.path):
             inside = info.path.removeprefix(path).split("/")
-            if info.type == fs.FileType.File and not any(part.startswith((".", "_")) for part in inside if part):
+            if info.type == fs.FileType.File and not any(part.startswith(".") for part in inside):
                 yield Entry(Location(f"{scheme}://{info.path}"), int(info.size), int(info.mtime_ns or 0))
 
     def _list_local(self, folder: Path) -> Iterator[Entry]:

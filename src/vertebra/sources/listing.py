@@ -1,0 +1,212 @@
+"""Photos by path or URI, listed in Parquet files: chunk i is a row group of a part, so that no list is in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vertebra.cache import scratch_dir
+from vertebra.errors import ImageError, first_line, require_extra
+from vertebra.photo_download import fetch, is_url
+from vertebra.prefetch import in_order
+from vertebra.storage import Location, StorageError
+
+from .chunks import Record
+from .reading import MAX_PHOTO, reading
+
+GROUPS = 64  # row groups of a part
+_VERSION = b"vertebra.listing"  # key of a part's checksum in its metadata
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One photo of a list."""
+
+    name: str  # path or URI
+    size: int | None = None  # bytes; None: not known
+    version: str = ""  # what tells that it has changed, if that is known
+    error: str | None = None  # why it is not read at all
+
+
+class ListingWriter:
+    """Writes photos into parts in a folder, as they are found."""
+
+    def __init__(self, folder: Location | None, chunk_photos: int) -> None:
+        with require_extra("parquet", "the list of a source's photos"):
+            import pyarrow
+            from pyarrow import parquet
+        self._pyarrow, self._parquet = pyarrow, parquet
+        if folder is None:  # this machine's processes alone read it
+            folder = Location(tempfile.mkdtemp(prefix="listing-", dir=scratch_dir()))
+        self.folder = folder
+        self.chunk_photos = chunk_photos
+        self.photos = 0
+        self.parts: list[str] = []  # the checksum of each
+        self._rows: list[Listed] = []
+        self._digest = hashlib.sha256()
+
+    def add(self, photo: Listed) -> None:
+        """Add a photo."""
+        self._rows.append(photo)
+        self.photos += 1
+        if len(self._rows) == self.chunk_photos * GROUPS:
+            self._flush()
+
+    def finish(self, uri: str, kind: str) -> ListedSource:
+        """Write what is left, and return the source."""
+        if self._rows:
+            self._flush()
+        digest = self._digest.hexdigest()
+        return ListedSource(uri, kind, digest, self.photos, self.folder, self.chunk_photos, tuple(self.parts))
+
+    def _flush(self) -> None:
+        rows, self._rows = self._rows, []
+        own = hashlib.sha256()
+        for row in rows:
+            fields = f"{row.size}\0{row.version}\0{row.error or ''}".encode("utf-8", "surrogateescape")
+            own.update(b"%d\0%d\0" % (len(name := os.fsencode(row.name)), len(fields)) + name + fields)
+        part = own.hexdigest()
+        self._digest.update(own.digest())
+        pa = self._pyarrow
+        table = pa.table(
+            {
+                # Names may be any bytes.
+                "name": pa.array([os.fsencode(row.name) for row in rows], pa.binary()),
+                "size": pa.array([row.size for row in rows], pa.int64()),
+                "version": pa.array([row.version for row in rows], pa.string()),
+                "error": pa.array([row.error and os.fsencode(row.error) for row in rows], pa.binary()),
+            }
+        ).replace_schema_metadata({_VERSION: part})
+        content = io.BytesIO()
+        self._parquet.write_table(table, content, row_group_size=self.chunk_photos, compression="zstd")
+        part_location(self.folder, len(self.parts)).write(content.getvalue())
+        self.parts.append(part)
+
+
+def part_location(folder: Location, part: int) -> Location:
+    """Return the place of a part of the list."""
+    return folder / "inputs" / f"part-{part:05d}.parquet"
+
+
+@dataclass(frozen=True)
+class ListedSource:
+    """The photos of folders, patterns or a table of paths."""
+
+    uri: str
+    kind: str
+    digest: str
+    photos: int
+    folder: Location
+    chunk_photos: int
+    parts: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return -(-self.photos // self.chunk_photos)
+
+    def chunk(self, index: int) -> ListedChunk:
+        """Return a chunk by its number."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"chunk {index} of {len(self)}")
+        part, group = divmod(index, GROUPS)
+        first = index * self.chunk_photos
+        count = min(self.chunk_photos, self.photos - first)
+        return ListedChunk(self.uri, part_location(self.folder, part), self.parts[part], group, first, count)
+
+
+@dataclass(frozen=True)
+class ListedChunk:
+    """The photos of one row group of the list."""
+
+    uri: str
+    part: Location
+    checksum: str
+    group: int
+    first: int  # of the source's photos
+    photos: int
+
+    @property
+    def name(self) -> str:
+        """The source and its photos, counted from 1."""
+        return f"{self.uri} {self.first + 1:,} to {self.first + self.photos:,}"
+
+    def listed(self) -> list[Listed]:
+        """Read its part of the list.
+
+        Raises:
+            StorageError: the list cannot be read, or is another one.
+        """
+        import pyarrow
+        from pyarrow import parquet
+
+        try:
+            with reading(self.part), self.part.open() as opened:
+                file = parquet.ParquetFile(opened)
+                known = (file.schema_arrow.metadata or {}).get(_VERSION, b"").decode()
+                rows: list[dict[str, Any]] = file.read_row_group(self.group).to_pylist() if self.checks(known) else []
+        except pyarrow.ArrowException as error:
+            raise StorageError(f"{self.part}: the list of photos is damaged ({first_line(error)}).") from error
+        if len(rows) != self.photos:
+            raise StorageError(f"{self.part} is the list of another run. Start a new run with another --out.")
+        return [
+            Listed(os.fsdecode(row["name"]), row["size"], row["version"], row["error"] and os.fsdecode(row["error"]))
+            for row in rows
+        ]
+
+    def checks(self, known: str) -> bool:
+        """Whether a part with this checksum is the one that was written."""
+        return known == self.checksum
+
+    def read(self, threads: int = 8) -> Iterator[Record]:
+        """Read the photos in order by `threads` threads; at most twice as many photos are in memory.
+
+        Raises:
+            StorageError: the list cannot be read, or is another one.
+        """
+        yield from read_photos(self.listed(), threads)
+
+
+def read_photos(photos: list[Listed], threads: int) -> Iterator[Record]:
+    """Read photos in order, several at a time."""
+    return in_order(
+        photos, lambda some: [read_photo(photo) for photo in some], workers=threads, chunk=1, window=2 * threads
+    )
+
+
+def read_photo(photo: Listed) -> Record:
+    """Read one photo as a whole; a web address is downloaded."""
+    name = photo.name
+    if photo.error is not None:
+        return Record(name, error=photo.error)
+    if (photo.size or 0) > MAX_PHOTO:
+        return Record(name, error=f"{name} has {photo.size:,} bytes; a photo of at most {MAX_PHOTO:,} is read.")
+    try:
+        if is_url(name):
+            content = fetch(name)
+        else:
+            location = Location(name)
+            if not location.is_remote:
+                _require_file(location.path)
+            content = location.read_bytes()
+    except (StorageError, ImageError) as error:
+        return Record(name, error=str(error))
+    return Record(name, content) if content else Record(name, error=f"{name} is empty (0 bytes).")
+
+
+def _require_file(path: Path) -> None:
+    """Raise a `StorageError` for what is there and is no file: reading a pipe may never end."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):  # reading it says what is wrong
+        return
+    if not stat.S_ISREG(status.st_mode):
+        what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, a socket or a device"
+        raise StorageError(f"{path} is {what}, not a photo.")
+    if status.st_size > MAX_PHOTO:
+        raise StorageError(f"{path} has {status.st_size:,} bytes; a photo of at most {MAX_PHOTO:,} is read.")

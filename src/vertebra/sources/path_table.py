@@ -1,0 +1,172 @@
+"""Tables of paths: CSV and other text, listed once, and Parquet, of which a chunk is some rows."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from vertebra.errors import DataError, UsageError, first_line
+from vertebra.storage import FileState, Location, StorageError
+from vertebra.storage.location import REMOTE_SCHEMES
+
+from .chunks import Record
+from .listing import Listed, ListingWriter, read_photos
+from .parquet_bytes import arrow_errors, column_values, open_parquet, row_name
+from .path_columns import PATHS, choose_path_column, column_key
+from .reading import require_state
+from .table_file import parse_text
+
+_CHECKED = 100  # local paths of which one has to be there
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
+
+
+def root_of(table: Location, image_root: str | None) -> Location:
+    """Return the folder that relative paths are looked up in: the table's own, unless another is given."""
+    if image_root is not None:
+        return Location(image_root)
+    return Location(table.uri.rpartition("/")[0]) if table.is_remote else Location(str(table.path.parent))
+
+
+def resolve(path: str | None, root: Location, where: str) -> Listed:
+    """Return the photo of a row; `where` names the row.
+
+    A relative path is one in `root`; an address is s3:// and the like, http://, https:// or file://.
+
+    Raises:
+        UsageError: the address has credentials in it, which would be in results.
+    """
+    if path is None or not path.strip():
+        return Listed(where, error=f"{where} has no path.")
+    if "\0" in path:
+        return Listed(where, error=f"{where}: the path {path!r} has a NUL in it.")
+    address = _ADDRESS.match(path.strip())
+    if address is None:
+        if root.is_remote:
+            return Listed(str(root / path.lstrip("/")) if not path.startswith("/") else path)
+        return Listed(_local_path(root.path, path))
+    path = path.strip()
+    scheme = address[1].lower()
+    if scheme == "file":
+        return Listed(unquote(urlsplit(path).path))
+    if scheme not in (*REMOTE_SCHEMES, "http", "https"):
+        known = ", ".join(f"{name}://" for name in (*REMOTE_SCHEMES, "http", "https"))
+        return Listed(path, error=f"{path}: of addresses, {known} and file:// are read.")
+    if "@" in urlsplit(path).netloc:
+        raise UsageError(f"{where}: the {scheme}:// address has credentials in it, which would be in the results.")
+    return Listed(path)
+
+
+def _local_path(root: Path, path: str) -> str:
+    """Return a path as written, or without white space around or with slashes for backslashes where that is there."""
+    plain = str(root / path)
+    if (path != path.strip() or "\\" in path) and not os.path.lexists(plain):
+        for other in (path.strip(), path.strip().replace("\\", "/")):
+            if os.path.lexists(root / other):
+                return str(root / other)
+    return plain
+
+
+# --- text ----------------------------------------------------------------------------------------------------------
+
+
+def list_text_table(
+    table: Location, writer: ListingWriter, path_column: str | None, image_root: str | None
+) -> Sequence[str]:
+    """Add the photos of a text table, one for each row, and return notes on how it was read.
+
+    Raises:
+        DataError: it is no table, a row has too many or too few fields, or of the first photos none is there.
+    """
+
+    def fits(names: Sequence[str]) -> bool:
+        keys = {column_key(name.strip('" ')) for name in names}
+        if path_column is not None:
+            return column_key(path_column) in keys
+        return not keys.isdisjoint(key for row in PATHS for key in row)
+
+    found = parse_text(table.read_bytes(), str(table), table.suffix, fits)
+    if not found.rows:
+        raise DataError(f"{table} lists no photos: no row is below the names of the columns.")
+    column = choose_path_column(found.names, str(table), path_column)
+    root = root_of(table, image_root)
+    paths = found.column(found.names.index(column))
+    photos = (resolve(path, root, f"{table}::{found.where(row)}") for row, path in enumerate(paths))
+    _add_all(photos, writer, table, root)
+    repeated = len(paths) - len(set(paths))
+    notes = [*found.notes]
+    if repeated:
+        notes.append(f"Rows of {table.name} with the path of an earlier row: {repeated:,}. Each is predicted again.")
+    return notes
+
+
+def _add_all(photos: Iterable[Listed], writer: ListingWriter, table: Location, root: Location) -> None:
+    checked: list[str] = []
+    is_missing = True  # all that were checked
+    for photo in photos:
+        if is_missing and len(checked) < _CHECKED:
+            checked.append(photo.name)
+            is_missing = photo.error is None and is_local(photo.name) and not os.path.lexists(photo.name)
+        writer.add(photo)
+    if is_missing and checked:
+        raise none_there(table, root, checked[0])
+
+
+def is_local(name: str) -> bool:
+    """Whether it is a path of this machine, not an address."""
+    return not _ADDRESS.match(name)
+
+
+def none_there(table: Location, root: Location, first: str) -> DataError:
+    """Return the error where no photo of a table is there."""
+    return DataError(
+        f"{table}: none of its first photos is there, such as {Path(first).absolute()}. Relative paths are looked up "
+        f"in {root}; --image-root FOLDER names another."
+    )
+
+
+# --- Parquet -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PathChunk:
+    """The photos of some rows of a Parquet file with a column of paths."""
+
+    location: Location
+    state: FileState
+    column: str
+    root: Location
+    first: int  # row of the file
+    rows: int
+
+    @property
+    def name(self) -> str:
+        """The file and its rows, counted from 1."""
+        return f"{self.location} rows {self.first + 1:,} to {self.first + self.rows:,}"
+
+    def listed(self) -> list[Listed]:
+        """Read the paths of its rows, and nothing else.
+
+        Raises:
+            StorageError: the file cannot be read, or has changed since it was listed.
+        """
+        require_state(self.location, self.state)
+        with open_parquet(self.location) as file:
+            try:
+                paths = list(column_values(file, self.column, self.first, self.rows))
+            except arrow_errors() as error:
+                raise StorageError(f"{self.name} cannot be read ({first_line(error)}).") from error
+        return [
+            resolve(path, self.root, row_name(self.location, self.first + index)) for index, path in enumerate(paths)
+        ]
+
+    def read(self, threads: int = 8) -> Iterator[Record]:
+        """Read the photos in order by `threads` threads; at most twice as many photos are in memory.
+
+        Raises:
+            StorageError: the file cannot be read, or has changed since it was listed.
+        """
+        yield from read_photos(self.listed(), threads)
