@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 
 from vertebra.errors import UsageError, VertebraError
@@ -15,6 +16,7 @@ from .parts import part_name
 from .run_description import RunDescription
 
 STATE = "_vertebra"
+_UNFINISHED = re.compile(r"\.(part-\d+|run|done-\d+|summary|token|_SUCCESS)\.[0-9a-f]{12}(\.\w+)?")
 TOKEN = "token"  # noqa: S105 - a file by which a node tells that it sees the same folder
 
 
@@ -86,12 +88,22 @@ class RunTarget:
         return found
 
     def _sizes(self) -> dict[str, int]:
+        """Return the size of each file but the state's, by its path in the folder."""
+        root = (self.location / "-").uri[:-1]
         try:
-            return {entry.location.name: entry.size for entry in self.location.list()}
+            sizes = {entry.location.uri.removeprefix(root): entry.size for entry in self.location.list()}
         except StorageError as error:
             if error.is_missing:
                 return {}
             raise
+        return {path: size for path, size in sizes.items() if not path.startswith(f"{STATE}/")}
+
+    def _delete_unfinished(self) -> None:
+        """Delete what was being written when its writer was killed, on file systems that have such files."""
+        if not self.location.is_remote:
+            for path in [*self.location.path.glob(".*"), *self.state.path.glob(".*")]:
+                if _UNFINISHED.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
 
     def finish(self, run: RunDescription) -> None:
         """Check that the parts are those of the manifest and of the listing, and mark the run as finished.
@@ -119,6 +131,7 @@ class RunTarget:
                 f"{self.location} has {counted(rows, 'row')} of {counted(run.photos, 'photo')}: {run.source} has "
                 "changed since it was listed. Give another --out."
             )
+        self._delete_unfinished()
         summary = {"photos": rows, "failed": self.manifest.errors, "parts": len(names)}
         (self.state / "summary.json").write(dumps(summary, indent=1).encode("ascii"))
         (self.location / "_SUCCESS").write(b"")
