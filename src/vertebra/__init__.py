@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vertebra.anatomy import choose as choose
     from vertebra.anatomy import compare as compare
     from vertebra.anatomy import inspect as inspect
+    from vertebra.cluster.dataset_predictions import predict_dataset as predict_dataset
     from vertebra.explore import explore as explore
     from vertebra.export import export as export
     from vertebra.loading import load as load
@@ -49,12 +50,12 @@ _EXPORTS: dict[str, tuple[str, str | None]] = {
     **dict.fromkeys(("models", "create_model", "get_model", "get_model_weights"), ("vertebra.models", "torch")),
     **dict.fromkeys(("get_weight", "is_model", "list_models", "list_modules"), ("vertebra.models", "torch")),
     **dict.fromkeys(("list_pretrained", "model_entrypoint"), ("vertebra.models", "torch")),
-    "Photo": ("vertebra.runtime.photo", None),
     "Preprocessing": ("vertebra.preprocessing", None),
     "explore": ("vertebra.explore", "torch"),
     "export": ("vertebra.export", "torch"),
     "lab": ("vertebra.lab", "train"),
     "load": ("vertebra.loading", None),
+    "predict_dataset": ("vertebra.cluster.dataset_predictions", "ray"),
     "serve": ("vertebra.serve", "serve"),
     "train": ("vertebra.train", "train"),
 }

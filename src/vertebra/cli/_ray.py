@@ -31,6 +31,15 @@ class OptionalAddress(TyperCommand):
         return super().parse_args(ctx, args)
 
 
+def require_local(photos: list[str], out: str | None) -> None:
+    """Raise a `UsageError` for what --ray alone reads and writes."""
+    from vertebra.storage import Location
+
+    for text in [*photos, *([out] if out is not None else [])]:
+        if "://" in text and Location(text).is_remote:
+            raise UsageError(f"{text} is read and written with --ray alone. Add --ray, and --out TARGET.parquet.")
+
+
 def predict_on_cluster(settings: Settings) -> None:
     """Run the command on a Ray cluster.
 
@@ -40,13 +49,12 @@ def predict_on_cluster(settings: Settings) -> None:
     """
     _validate(settings)
     from vertebra.cluster.prediction_run import RunSettings, predict_on_ray
-    from vertebra.cluster.ray_connection import native_output_silenced
+    from vertebra.cluster.ray_connection import ray_output_silenced
 
-    (source,) = settings.photos
-    with native_output_silenced(), progress_bar("starting") as progress:
+    with ray_output_silenced(), progress_bar("starting") as progress:
         result = predict_on_ray(
             RunSettings(
-                source=source,
+                source=settings.photos,
                 target=settings.out or "",
                 model=settings.model,
                 weights=settings.weights,
@@ -88,7 +96,5 @@ def _validate(settings: Settings) -> None:
         raise UsageError("--ray writes a folder of results. Add --out, such as --out results.parquet")
     if settings.json:
         raise UsageError("--ray writes a folder of results, and --json prints them. Leave one of the two out.")
-    if len(settings.photos) != 1:
-        raise UsageError(f"--ray takes one SOURCE, and {len(settings.photos)} are given. Put the photos in one folder.")
-    if settings.photos == ["-"]:
+    if "-" in settings.photos:
         raise UsageError("--ray reads no list on stdin. Write it to a .csv file with a column path, and give that.")

@@ -15,7 +15,7 @@ import typer
 
 from vertebra.cli._options import BitsOverCard, model_help, options_of
 from vertebra.cli._output import echo, print_json_list
-from vertebra.cli._ray import OptionalAddress, predict_on_cluster
+from vertebra.cli._ray import OptionalAddress, predict_on_cluster, require_local
 from vertebra.errors import ImageError, UsageError, VertebraWarning, printable
 from vertebra.progress import Progress, progress_bar, silent
 from vertebra.units import counted
@@ -119,6 +119,8 @@ def _validate(settings: Settings) -> None:
         raise UsageError(
             "a PHOTO argument is empty; perhaps a shell variable is not set. Give a file or a folder, such as `.`."
         )
+    if settings.ray is None:
+        require_local(settings.photos, settings.out)
     if settings.resume and settings.out is None:
         raise UsageError("--resume continues a file, so it needs --out FILE.")
     if settings.embed and settings.out is None and not settings.json:

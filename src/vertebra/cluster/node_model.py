@@ -1,47 +1,85 @@
-"""The model's file on a node, fetched once for all processes there."""
+"""The model on a node: its file fetched once for all processes there, its engine measured once."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vertebra.cache import cache_dir, creation_lock, fingerprint
 from vertebra.errors import VertebraError
 from vertebra.files import atomic_write
 
+if TYPE_CHECKING:
+    from vertebra.runtime.predictor import Predictor
 
-def model_on_this_node(path: Path, sha256: str, content: Any) -> Path:
-    """Return a file with that SHA-256: `path` where this node has it, else one in its cache.
 
-    Args:
-        path: where the driver has the file.
-        sha256: of its content.
-        content: a Ray object reference of the content, fetched if the node has no such file.
+@dataclass(frozen=True)
+class NodeModel:
+    """A model's file on the driver's machine, and how the nodes run it. It is pickled, without the file."""
 
-    Raises:
-        VertebraError: it cannot be kept in the cache, or what comes has another SHA-256.
-    """
-    if _has(path, sha256):
-        return path
-    kept = cache_dir() / "models" / f"{sha256}.onnx"
-    with creation_lock(kept):
-        if _has(kept, sha256):
-            return kept
-        import ray
+    path: str
+    sha256: str
+    engine: str
+    batch: int
+    threads: int
+    scaled: bool
+    bits: int | None
+    tune: bool  # whether there are photos enough to find the fastest engine first
+    folder: str  # the driver's, from which relative paths start
 
-        fetched = ray.get(content)
-        if hashlib.sha256(fetched).hexdigest() != sha256:
-            raise VertebraError(f"the model {path.name} has not come whole. Run the same command again with --resume.")
-        try:
-            with atomic_write(kept) as temporary:
-                temporary.write_bytes(fetched)
-        except OSError as error:
-            raise VertebraError(
-                f"{kept} cannot be written ({error.strerror or error}). Make room there, or set VERTEBRA_CACHE to "
-                "another folder before Ray is started on this node."
-            ) from error
-    return kept
+    def load(self, content: Any = None) -> Predictor:
+        """Load it in a process of a node, which is then in `folder` where the node has that.
+
+        Args:
+            content: a Ray object reference of the file's bytes; None: every node has the file.
+
+        Raises:
+            VertebraError: the file cannot be kept on this node, or not be used.
+        """
+        from vertebra.runtime.predictor import Predictor
+
+        with suppress(OSError):  # absolute paths do without; of others the read says what is missing
+            os.chdir(self.folder)
+        predictor = Predictor(
+            self._file(content),
+            engine=self.engine,
+            batch=self.batch,
+            threads=self.threads,
+            scaled=self.scaled,
+            bits=self.bits,
+        )
+        predictor.runner(self.batch, tune=self.tune)
+        return predictor
+
+    def _file(self, content: Any) -> Path:
+        """Return the file where this node has it, else one in its cache."""
+        path = Path(self.path)
+        if _has(path, self.sha256):
+            return path
+        if content is None:
+            raise VertebraError(f"{path} has changed or is gone. Put it back, and run the same command with --resume.")
+        kept = cache_dir() / "models" / f"{self.sha256}.onnx"
+        with creation_lock(kept):
+            if _has(kept, self.sha256):
+                return kept
+            import ray
+
+            fetched = ray.get(content)
+            if hashlib.sha256(fetched).hexdigest() != self.sha256:
+                raise VertebraError(f"{path} has changed since the run began. Put it back, or give another --out.")
+            try:
+                with atomic_write(kept) as temporary:
+                    temporary.write_bytes(fetched)
+            except OSError as error:
+                raise VertebraError(
+                    f"{kept} cannot be written ({error.strerror or error}). Make room there, or set VERTEBRA_CACHE to "
+                    "another folder before Ray is started on this node."
+                ) from error
+        return kept
 
 
 def _has(path: Path, sha256: str) -> bool:

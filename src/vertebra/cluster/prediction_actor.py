@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vertebra.errors import VertebraError
 from vertebra.sources.chunks import Chunk
 from vertebra.storage import Location, StorageError
 
-from .node_model import model_on_this_node
+from .node_model import NodeModel
 from .parts import Part, PartFormat, part_name
 from .ray_connection import ray_module
 from .run_target import require_same_target
@@ -34,17 +31,9 @@ T = TypeVar("T")
 class PredictionTask:
     """What every actor of a run does."""
 
-    model: str  # the file's path where it was loaded first
-    sha256: str
+    model: NodeModel
     target: Location
     format: PartFormat
-    engine: str
-    batch: int
-    threads: int
-    scaled: bool
-    bits: int | None
-    tune: bool  # whether there are photos enough to find the fastest engine first
-    folder: str  # that relative paths start from
     token: bytes  # by which a node tells that it sees the driver's target
 
 
@@ -80,17 +69,8 @@ class PredictionActor:
         return found | {"seconds": time.perf_counter() - start, "node": self._node}
 
     def _load(self) -> Predictor:
-        from vertebra.runtime.predictor import Predictor
-
-        task = self.task
-        with suppress(OSError):  # absolute paths do without; of others the read says what is missing
-            os.chdir(task.folder)
-        require_same_target(task.target, task.token)
-        path = model_on_this_node(Path(task.model), task.sha256, self._model)
-        predictor = Predictor(
-            path, engine=task.engine, batch=task.batch, threads=task.threads, scaled=task.scaled, bits=task.bits
-        )
-        predictor.runner(task.batch, tune=task.tune)
+        predictor = self.task.model.load(self._model)
+        require_same_target(self.task.target, self.task.token)  # in the driver's folder now
         return predictor
 
     def _predict(self, predictor: Predictor, chunk: Chunk) -> Part:

@@ -32,7 +32,7 @@ def made_parts(
 
     silence_ray_data()
     cpus = ray.cluster_resources().get("CPU", 1.0)
-    actors = max(1, min(len(chunks), int(cpus // task.threads)))
+    actors = max(1, min(len(chunks), int(cpus // task.model.threads)))
     content = None if model is None else ray.put(model.read_bytes())
     rows = data.from_items(
         [{"number": number, "chunk": chunk} for number, chunk in chunks], override_num_blocks=len(chunks)
@@ -40,7 +40,7 @@ def made_parts(
         cast(Any, PredictionActor),
         fn_constructor_args=(task, content),
         compute=data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=TASKS_IN_FLIGHT),
-        num_cpus=CPUS_PER_THREAD * task.threads,
+        num_cpus=CPUS_PER_THREAD * task.model.threads,
     )
     try:
         for batch in rows.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):

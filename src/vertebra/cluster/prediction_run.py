@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +13,16 @@ from vertebra.errors import InUseError, UsageError, VertebraError
 from vertebra.loading import exported_file
 from vertebra.model_argument import resolve_model
 from vertebra.progress import Progress, silent
-from vertebra.sources.chunks import Chunk, Source
+from vertebra.sources import Chunk, Source
+from vertebra.sources.listing import ListedSource
 from vertebra.storage import Location
 from vertebra.units import counted
 
-from .folder_source import FolderSource
 from .lease import Lease, only_driver
 from .manifest import PartRecord
+from .node_model import NodeModel
 from .nodes import nodes_watched, require_usable_nodes
+from .part_plan import PartChunk, PartPlan, open_for_parts
 from .parts import SUFFIXES, PartFormat
 from .prediction_actor import PredictionTask
 from .prediction_pipeline import made_parts
@@ -36,7 +38,7 @@ MAX_FAILURES = 10  # chunks that cannot be read; with more, the run stops
 class RunSettings:
     """What to predict, with what, and where the results go."""
 
-    source: str
+    source: Sequence[str]  # as `sources.open_source` takes it
     target: str
     model: str
     weights: str = "DEFAULT"
@@ -79,22 +81,38 @@ def predict_on_ray(
         raise UsageError(f"the results' folder is {settings.target!r}; its name must end in {' or '.join(SUFFIXES)}.")
     earlier = target.read_description()
     if earlier is not None and not settings.resume:
-        raise UsageError(
-            f"{settings.target} has the results of a run. Add --resume to go on with it, or give another --out."
-        )
-    source: Source = FolderSource(settings.source)
-    model, wanted = _described(settings, source, progress)
-    if earlier is not None:
-        earlier.require_same(wanted, settings.target)
-        if earlier.digest != wanted.digest:
+        if target.has_parts():
             raise UsageError(
-                f"the photos in {settings.source} have changed since {settings.target} was begun. Give another --out."
+                f"{settings.target} has the results of a run. Add --resume to go on with it, or give another --out."
             )
+        earlier = None  # that run has come to nothing
+    try:
+        return _run(settings, target, earlier, progress, tell, start)
+    except VertebraError:
+        target.clear()
+        raise
+
+
+def _run(
+    settings: RunSettings,
+    target: RunTarget,
+    earlier: RunDescription | None,
+    progress: Progress,
+    tell: Callable[[str], None],
+    start: float,
+) -> RunResult:
+    """Begin the run, or go on with the `earlier` one."""
     with only_driver(target.state) as lease:
+        progress("listing")
+        # A resumed run goes on with the list that it began with.
+        source = open_for_parts(settings.source, target.state if earlier is None else None, progress)
+        model, wanted = _described(settings, source, progress)
         run = earlier or wanted
         if earlier is None:
             target.begin(run)
         else:
+            earlier.require_same(wanted, settings.target)
+            source = _source_of(earlier, source, target, tell)
             target.resume()
         numbers = target.missing(run)
         made = 0
@@ -102,7 +120,7 @@ def predict_on_ray(
             task = _task(settings, run, target, model)
             target.write_token()
             try:
-                chunks = [(number, source.chunk(number)) for number in numbers]
+                chunks = [(part, PartChunk(tuple(map(source.chunk, run.plan.chunks_of(part))))) for part in numbers]
                 made = _make(settings.address, run.photos, target, task, chunks, lease, progress, tell)
             except KeyboardInterrupt as stop:
                 stop.add_note("Resume with the same command and --resume.")
@@ -126,6 +144,7 @@ def _described(settings: RunSettings, source: Source, progress: Progress) -> tup
         "--fast-jpeg": settings.fast_jpeg,
         "--bits": settings.bits or False,
     }
+    is_list = isinstance(source, ListedSource)
     return path, RunDescription(
         model=settings.model,
         sha256=fingerprint(path),
@@ -135,25 +154,40 @@ def _described(settings: RunSettings, source: Source, progress: Progress) -> tup
         source=settings.source,
         kind=source.kind,
         digest=source.digest,
-        chunks=len(source),
         photos=source.photos,
+        chunks=len(source),
+        group=PartPlan.of(len(source), is_list).group,
+        listing=source.parts if isinstance(source, ListedSource) else None,
         folder=os.getcwd(),  # noqa: PTH109 - the text alone
     )
 
 
+def _source_of(earlier: RunDescription, now: Source, target: RunTarget, tell: Callable[[str], None]) -> Source:
+    """Return the source of a run that is resumed, as it was listed at its begin."""
+    listed = earlier.listed(target.state)
+    if now.digest != earlier.digest:
+        what = f"{' '.join(earlier.source)} has changed since {target.location} was begun"
+        if listed is None:
+            raise UsageError(f"{what}, so it cannot be resumed. Give another --out.")
+        tell(f"{what}; it goes on with the {counted(earlier.photos or 0, 'photo')} that were listed then.")
+    return listed or now
+
+
 def _task(settings: RunSettings, run: RunDescription, target: RunTarget, model: Path) -> PredictionTask:
     return PredictionTask(
-        model=str(model.absolute()),
-        sha256=run.sha256,
+        NodeModel(
+            path=str(model.absolute()),
+            sha256=run.sha256,
+            engine=settings.engine,
+            batch=settings.batch,
+            threads=settings.threads,
+            scaled=settings.fast_jpeg,
+            bits=settings.bits,
+            tune=run.photos is None or run.photos >= MEASURED,
+            folder=run.folder,
+        ),
         target=target.location,
         format=PartFormat(run.suffix, int(run.options["--top"]), settings.embed, run.unsure),
-        engine=settings.engine,
-        batch=settings.batch,
-        threads=settings.threads,
-        scaled=settings.fast_jpeg,
-        bits=settings.bits,
-        tune=run.photos is None or run.photos >= MEASURED,
-        folder=run.folder,
         token=target.token,
     )
 
@@ -163,7 +197,7 @@ def _make(
     photos: int | None,
     target: RunTarget,
     task: PredictionTask,
-    chunks: list[tuple[int, Chunk]],
+    chunks: Sequence[tuple[int, Chunk]],
     lease: Lease,
     progress: Progress,
     tell: Callable[[str], None],
@@ -177,7 +211,7 @@ def _make(
             require_usable_nodes(target.location, target.token)
         progress("predicting", manifest.rows, photos)
         with nodes_watched(tell) as watch:
-            for row in made_parts(task, None if local else Path(task.model), chunks):
+            for row in made_parts(task, None if local else Path(task.model.path), chunks):
                 if lease.is_lost:
                     raise InUseError(f"{target.location} has been taken over by another process, so this one stops.")
                 if row["failure"]:

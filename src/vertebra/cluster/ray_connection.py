@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
@@ -9,7 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from importlib import import_module
 from typing import Any
 
@@ -57,7 +58,7 @@ def connected(address: str) -> Iterator[None]:
                 **quiet,
             )
         else:
-            ray.init(address=_address_for_ray(address), **quiet)
+            ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise _connection_error(address, error) from error
     finally:
@@ -88,16 +89,6 @@ def _require_answer(address: str) -> None:
         raise _connection_error(address, error) from error
 
 
-def _address_for_ray(address: str) -> str:
-    """Return an address as `ray.init` reaches it.
-
-    Ray replaces 127.0.0.1 by this machine's own address, on which a cluster that was told to stay on loopback does not
-    answer. It leaves the same address in IPv6's form as it is.
-    """
-    host, _, port = address.rpartition(":")
-    return f"[::ffff:127.0.0.1]:{port}" if host in ("127.0.0.1", "localhost") else address
-
-
 def _connection_error(address: str, error: Exception) -> VertebraError:
     if "Version mismatch" in str(error):
         text = " ".join(str(error).split())
@@ -106,14 +97,25 @@ def _connection_error(address: str, error: Exception) -> VertebraError:
     remedy = "Start one with: ray start --head; or give --ray alone, which starts one for this command."
     if address == LOCAL:
         remedy = "Its logs are below /tmp/ray/session_latest/logs."
-    return VertebraError(f"no Ray cluster can be used {where} ({first_line(error)}). {remedy}")
+    return VertebraError(
+        f"no Ray cluster can be used {where} ({getattr(error, 'strerror', None) or first_line(error)}). {remedy}"
+    )
+
+
+class _Nowhere(io.TextIOBase):
+    """Takes text and writes it nowhere."""
+
+    def write(self, text: str) -> int:
+        """Say that it is written."""
+        return len(text)
 
 
 @contextmanager
-def native_output_silenced() -> Iterator[None]:
-    """Inside, what is not Python writes nothing on standard error: Ray's C++ writes of each node and actor that dies.
+def ray_output_silenced() -> Iterator[None]:
+    """Inside, Ray writes nothing: neither its C++ on standard error, nor its Python on standard output.
 
-    Python's own standard error stays where it was; open what shows progress inside.
+    Both tell of each task that a dead node costs. Python's own standard error stays where it was; open what shows
+    progress inside, and print results outside.
     """
     if "RAY_BACKEND_LOG_LEVEL" in os.environ:  # wanted
         yield
@@ -126,7 +128,8 @@ def native_output_silenced() -> Iterator[None]:
             stream.flush()
             sys.stderr = os.fdopen(os.dup(kept), "w", 1, encoding=stream.encoding, errors=stream.errors)
         os.dup2(nothing, 2)
-        yield
+        with redirect_stdout(_Nowhere()):
+            yield
     finally:
         if sys.stderr is not stream:
             sys.stderr.close()

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from vertebra import __version__
 from vertebra.errors import UsageError
+from vertebra.sources import Source
+from vertebra.sources.listing import ListedSource
+from vertebra.storage import Location
 from vertebra.strict_json import dumps
+
+from .part_plan import CHUNK_PHOTOS, PartPlan
 
 VERSION = 1  # of what is in the folder
 
@@ -23,12 +28,26 @@ class RunDescription:
     options: Mapping[str, int | bool]  # those that decide what a row says
     suffix: str  # of the parts
     unsure: bool  # whether there is a column for "none of the classes"
-    source: str  # as the user gave it
+    source: Sequence[str]  # as the user gave it
     kind: str
     digest: str  # of the listing
-    chunks: int
     photos: int | None
+    chunks: int
+    group: int  # chunks of a part
+    listing: Sequence[str] | None  # the checksums of the list of photos, where there is one
     folder: str  # that relative paths start from
+
+    @property
+    def plan(self) -> PartPlan:
+        """Which chunks each part has."""
+        return PartPlan(self.chunks, self.group)
+
+    def listed(self, state: Location) -> Source | None:
+        """Return the source as it was listed; None if it has no list, but files that are opened again."""
+        if self.listing is None or self.photos is None:
+            return None
+        uri = ", ".join(self.source)
+        return ListedSource(uri, self.kind, self.digest, self.photos, state, CHUNK_PHOTOS, tuple(self.listing))
 
     def to_json(self) -> bytes:
         """Serialise it."""
@@ -73,8 +92,9 @@ class RunDescription:
             ours, theirs = (_option(name, run.options.get(name, False)) for run in (self, wanted))
             if ours != theirs:
                 return f"{ours}, and this run is {theirs}"
-        if self.source != wanted.source:
-            return f"of the photos in {self.source}, and this run is of {wanted.source}"
+        if list(self.source) != list(wanted.source):
+            ours, theirs = (" ".join(run.source) for run in (self, wanted))
+            return f"of the photos in {ours}, and this run is of {theirs}"
         if self.folder != wanted.folder:
             return f"in the folder {self.folder!r}, which its paths start from, and this run is in {wanted.folder!r}"
         return None

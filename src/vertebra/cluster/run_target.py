@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from vertebra.errors import UsageError, VertebraError
@@ -16,7 +16,6 @@ from .parts import part_name
 from .run_description import RunDescription
 
 STATE = "_vertebra"
-_UNFINISHED = re.compile(r"\.(part-\d+|run|done-\d+|summary|token|_SUCCESS)\.[0-9a-f]{12}(\.\w+)?")
 TOKEN = "token"  # noqa: S105 - a file by which a node tells that it sees the same folder
 
 
@@ -56,10 +55,8 @@ class RunTarget:
             )
         if not self.location.is_folder():
             return
-        if (other := next(iter(self.location.list()), None)) is not None:
-            raise UsageError(
-                f"{self.location} is a folder with other files ({other.location.name}). Give another --out."
-            )
+        for other in self._sizes():
+            raise UsageError(f"{self.location} is a folder with other files ({other}). Give another --out.")
 
     def begin(self, run: RunDescription) -> None:
         """Start a run in the empty folder."""
@@ -69,16 +66,27 @@ class RunTarget:
         """Go on with the run in it."""
         self.manifest.load()
 
+    def has_parts(self) -> bool:
+        """Whether a part has been written, whole or not."""
+        return bool(self._sizes())
+
+    def clear(self) -> None:
+        """Remove its folders, if this process has made them for nothing."""
+        if not self.location.is_remote:
+            for folder in (self.state, self.location):
+                with suppress(OSError):  # there is something in it
+                    folder.path.rmdir()
+
     def write_token(self) -> None:
         """Write the file by which a node tells that it sees the same folder."""
         (self.location / "_SUCCESS").delete()
         (self.state / TOKEN).write(self.token)
 
     def missing(self, run: RunDescription) -> list[int]:
-        """Return the numbers of the chunks whose parts are to be made: those that are not whole, or have errors."""
+        """Return the numbers of the parts to make: those that are not whole, or have errors."""
         sizes = self._sizes()
         found = []
-        for number in range(run.chunks):
+        for number in range(len(run.plan)):
             record = self.manifest.records.get(part_name(number, run.suffix))
             if record is None or record.errors or sizes.get(record.part) != record.bytes:
                 found.append(number)
@@ -88,22 +96,15 @@ class RunTarget:
         return found
 
     def _sizes(self) -> dict[str, int]:
-        """Return the size of each file but the state's, by its path in the folder."""
-        root = (self.location / "-").uri[:-1]
+        """Return the files beside its state by name; those that begin with a dot or `_` are left out, as readers do."""
+        start = (self.location / "x").uri[:-1]
         try:
-            sizes = {entry.location.uri.removeprefix(root): entry.size for entry in self.location.list()}
+            sizes = {entry.location.uri.removeprefix(start): entry.size for entry in self.location.list()}
+            return {name: size for name, size in sizes.items() if not name.startswith(("_", "."))}
         except StorageError as error:
             if error.is_missing:
                 return {}
             raise
-        return {path: size for path, size in sizes.items() if not path.startswith(f"{STATE}/")}
-
-    def _delete_unfinished(self) -> None:
-        """Delete what was being written when its writer was killed, on file systems that have such files."""
-        if not self.location.is_remote:
-            for path in [*self.location.path.glob(".*"), *self.state.path.glob(".*")]:
-                if _UNFINISHED.fullmatch(path.name):
-                    path.unlink(missing_ok=True)
 
     def finish(self, run: RunDescription) -> None:
         """Check that the parts are those of the manifest and of the listing, and mark the run as finished.
@@ -112,7 +113,7 @@ class RunTarget:
             VertebraError: a part is not there or has another size, or there are fewer or more rows than photos.
         """
         sizes = self._sizes()
-        names = [part_name(number, run.suffix) for number in range(run.chunks)]
+        names = [part_name(number, run.suffix) for number in range(len(run.plan))]
         for name in names:
             record = self.manifest.records.get(name)
             if record is None or sizes.get(name) != record.bytes:
@@ -128,10 +129,9 @@ class RunTarget:
         rows = sum(self.manifest.records[name].rows for name in names)
         if run.photos is not None and rows != run.photos:
             raise VertebraError(
-                f"{self.location} has {counted(rows, 'row')} of {counted(run.photos, 'photo')}: {run.source} has "
-                "changed since it was listed. Give another --out."
+                f"{self.location} has {counted(rows, 'row')} of {counted(run.photos, 'photo')}: these have changed since "
+                "they were listed. Give another --out."
             )
-        self._delete_unfinished()
         summary = {"photos": rows, "failed": self.manifest.errors, "parts": len(names)}
         (self.state / "summary.json").write(dumps(summary, indent=1).encode("ascii"))
         (self.location / "_SUCCESS").write(b"")

@@ -36,6 +36,12 @@ def _schema(pyarrow: Any, format: Csv | JsonLines, record: bytes) -> Any:
     return pyarrow.schema(fields, metadata={RECORD_KEY: record} if record else None)
 
 
+def result_table(rows: Iterable[dict[str, Any]], format: Csv | JsonLines) -> Any:
+    """Return rows (`formats.to_row`) as an Arrow table."""
+    pyarrow = need_pyarrow()
+    return pyarrow.Table.from_pylist([_flat(row) for row in rows], schema=_schema(pyarrow, format, b""))
+
+
 def write_parquet(
     where: Path | IO[bytes], rows: Iterable[dict[str, Any]], format: Csv | JsonLines, record: bytes = b""
 ) -> None:

@@ -21,7 +21,7 @@ from vertebra.storage import Location, StorageError
 from .chunks import Record
 from .reading import MAX_PHOTO, reading
 
-GROUPS = 64  # row groups of a part
+PART_PHOTOS = 65_536  # of a part of the list, in row groups of one chunk each
 _VERSION = b"vertebra.listing"  # key of a part's checksum in its metadata
 
 
@@ -47,6 +47,7 @@ class ListingWriter:
             folder = Location(tempfile.mkdtemp(prefix="listing-", dir=scratch_dir()))
         self.folder = folder
         self.chunk_photos = chunk_photos
+        self._part_photos = chunk_photos * groups_of(chunk_photos)
         self.photos = 0
         self.parts: list[str] = []  # the checksum of each
         self._rows: list[Listed] = []
@@ -56,7 +57,7 @@ class ListingWriter:
         """Add a photo."""
         self._rows.append(photo)
         self.photos += 1
-        if len(self._rows) == self.chunk_photos * GROUPS:
+        if len(self._rows) == self._part_photos:
             self._flush()
 
     def finish(self, uri: str, kind: str) -> ListedSource:
@@ -90,6 +91,11 @@ class ListingWriter:
         self.parts.append(part)
 
 
+def groups_of(chunk_photos: int) -> int:
+    """Return the number of row groups of a part of the list."""
+    return max(1, PART_PHOTOS // chunk_photos)
+
+
 def part_location(folder: Location, part: int) -> Location:
     """Return the place of a part of the list."""
     return folder / "inputs" / f"part-{part:05d}.parquet"
@@ -114,7 +120,7 @@ class ListedSource:
         """Return a chunk by its number."""
         if not 0 <= index < len(self):
             raise IndexError(f"chunk {index} of {len(self)}")
-        part, group = divmod(index, GROUPS)
+        part, group = divmod(index, groups_of(self.chunk_photos))
         first = index * self.chunk_photos
         count = min(self.chunk_photos, self.photos - first)
         return ListedChunk(self.uri, part_location(self.folder, part), self.parts[part], group, first, count)
@@ -196,19 +202,17 @@ def read_photo(photo: Listed) -> Record:
             content = location.read_bytes()
     except (StorageError, ImageError) as error:
         return Record(name, error=str(error))
-    return Record(name, content) if content else Record(name, error=f"{name} is empty")
+    return Record(name, content) if content else Record(name, error=f"{name} is empty (0 bytes).")
 
 
 def _require_file(path: Path) -> None:
-    """Raise a `StorageError` in predict's words for what is missing or no file: reading a pipe may never end."""
+    """Raise a `StorageError` for what is there and is no file: reading a pipe may never end."""
     try:
         status = path.stat()
-    except FileNotFoundError:
-        raise StorageError(f"{path}: no such file", is_missing=True) from None
     except (OSError, ValueError):  # reading it says what is wrong
         return
     if not stat.S_ISREG(status.st_mode):
-        what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
-        raise StorageError(f"{path} is {what}, not an image file")
+        what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, a socket or a device"
+        raise StorageError(f"{path} is {what}, not a photo.")
     if status.st_size > MAX_PHOTO:
         raise StorageError(f"{path} has {status.st_size:,} bytes; a photo of at most {MAX_PHOTO:,} is read.")

@@ -1,0 +1,193 @@
+"""`vertebra.predict_dataset`: a Ray dataset with photos → the same rows with their classes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from vertebra.cache import fingerprint
+from vertebra.errors import UsageError, VertebraError, require_positive_int
+from vertebra.loading import exported_file
+from vertebra.model_argument import resolve_model
+from vertebra.sources.parquet_bytes import bytes_columns
+from vertebra.sources.path_columns import name_column
+from vertebra.storage import Location
+
+from .node_model import NodeModel
+from .prediction_pipeline import CPUS_PER_THREAD, TASKS_IN_FLIGHT
+from .ray_connection import ray_module
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+    from vertebra.runtime.photo import Photo
+    from vertebra.runtime.predictor import Predictor
+
+READERS = 8  # threads that read photos by their paths
+BATCH = 64  # rows of a call
+
+
+def predict_dataset(
+    dataset: Dataset,
+    model: str | os.PathLike[str],
+    *,
+    weights: str | os.PathLike[str] = "DEFAULT",
+    column: str | None = None,
+    top: int = 5,
+    embed: bool = False,
+    threads: int = 1,
+    concurrency: int | None = None,
+    engine: str = "auto",
+    fast_jpeg: bool = False,
+    bits: int | None = None,
+) -> Dataset:
+    """Classify the photos of a Ray dataset; lazy, as Ray Data is.
+
+    The result has the dataset's columns, and `class_1`, `index_1`, `probability_1`, …, `error`; a row whose photo
+    cannot be read has null in the others, and the reason in `error`. Torch is not needed on the nodes.
+
+    Args:
+        dataset: with a column of image bytes, or of structs with a field `bytes`, or else of paths or URIs.
+        model: as `vertebra.load` takes it; the nodes are sent the exported file.
+        weights: as `vertebra.load` takes them.
+        column: of the photos or their paths; None: the only column of bytes, else the one named `path` or alike.
+        top: number of classes, best first.
+        embed: add the column `embedding`: the input of the classifier layer.
+        threads: of each actor.
+        concurrency: number of actors; None: one for each `threads` CPUs of the cluster.
+        engine: as `vertebra.load` takes it; "auto" is measured once on each node.
+        fast_jpeg: decode large JPEGs coarsely: faster, with slightly other results.
+        bits: that 16-bit photos use; None: what the model's card says.
+
+    Raises:
+        UsageError: an argument is not allowed.
+        MissingExtraError: Ray is not installed, or torch where the model has to be exported.
+        VertebraError: the model cannot be used.
+    """
+    from vertebra.runtime.predictor import Predictor
+
+    ray = ray_module()
+    from ray import data
+
+    require_positive_int("top", top)
+    require_positive_int("threads", threads)
+    if concurrency is not None:
+        require_positive_int("concurrency", concurrency)
+    if not isinstance(dataset, data.Dataset):
+        raise UsageError(f"dataset is a {type(dataset).__name__}; it must be a ray.data.Dataset.")
+    path = exported_file(resolve_model(os.fspath(model), "predict"), weights)
+    card = Predictor(path, engine=engine, bits=bits).card
+    on_nodes = NodeModel(
+        path=str(path.absolute()),
+        sha256=fingerprint(path),
+        engine=engine,
+        batch=16,
+        threads=threads,
+        scaled=fast_jpeg,
+        bits=bits,
+        tune=True,
+        folder=os.getcwd(),  # noqa: PTH109 - the text alone
+    )
+    top = top if card.classes is None else min(top, len(card.classes))
+    actors = concurrency or max(1, int(ray.cluster_resources().get("CPU", 1.0) // threads))
+    return dataset.map_batches(
+        DatasetActor,
+        fn_constructor_args=(on_nodes, ray.put(path.read_bytes()), column, top, embed, card.threshold is not None),
+        batch_size=BATCH,
+        batch_format="pyarrow",
+        compute=data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=TASKS_IN_FLIGHT),
+        num_cpus=CPUS_PER_THREAD * threads,  # what reads the dataset needs some, or all wait for ever
+    )
+
+
+class DatasetActor:
+    """Holds the model; each call adds the result columns to a batch."""
+
+    def __init__(self, model: NodeModel, content: Any, column: str | None, top: int, embed: bool, unsure: bool) -> None:
+        from vertebra.runtime.formats import JsonLines
+
+        self._predictor: Predictor = model.load(content)
+        self._column = column
+        self._format = JsonLines(top, embed, unsure)
+
+    def __call__(self, batch: Any) -> Any:
+        """An Arrow table → the table with the result columns."""
+        from vertebra.runtime.formats import to_row
+        from vertebra.runtime.parquet_format import result_table
+
+        form = self._format
+        results = self._predictor.predict_many(_photos(batch, self._column), top=form.top, embed=form.embed)
+        found = result_table(map(to_row, results), form).drop_columns(["path"])
+        for name in found.column_names:
+            if name in batch.column_names:
+                raise UsageError(
+                    f"the dataset has a column {name!r} already. Rename it: rename_columns({{{name!r}: …}})."
+                )
+            batch = batch.append_column(found.schema.field(name), found.column(name))
+        return batch
+
+
+def _photos(batch: Any, column: str | None) -> Iterator[Photo]:
+    """Yield the photos of an Arrow table's rows."""
+    from vertebra.runtime.photo import Photo
+
+    place, is_path = photo_column(batch.schema, column)
+    if is_path:
+        paths = [value.as_py() for value in batch.column(place)]
+        with ThreadPoolExecutor(READERS) as pool:
+            yield from pool.map(_read, paths)
+        return
+    for number, value in enumerate(batch.column(place)):
+        content = value.as_py()
+        content = content.get("bytes") if isinstance(content, dict) else content
+        name = f"row {number + 1} of its batch"
+        yield Photo(name, content=content) if content else Photo(name, error=f"{name} has no bytes in {place!r}.")
+
+
+def _read(path: str | None) -> Photo:
+    from vertebra.runtime.photo import Photo
+
+    if not path:
+        return Photo("", error="the row has no path.")
+    try:
+        return Photo(path, content=Location(path).read_bytes())
+    except VertebraError as error:
+        return Photo(path, error=str(error))
+
+
+def photo_column(schema: Any, column: str | None) -> tuple[str, bool]:
+    """Return the column of the photos in an Arrow schema, and whether it has paths.
+
+    Raises:
+        UsageError: there is none, or several.
+    """
+    import pyarrow
+
+    names = list(schema.names)
+    if column is not None and column not in names:
+        raise UsageError(f"the dataset has no column {column!r}; it has {', '.join(map(repr, names))}.")
+    fields = [schema.field(column)] if column is not None else list(schema)
+    found = [field.name for field in fields if bytes_columns(pyarrow.schema([field]), "the dataset") is not None]
+    if len(found) > 1:
+        raise UsageError(
+            f"the dataset has {len(found)} columns of bytes: {', '.join(map(repr, found))}. Say which has the photos: "
+            f"column={found[0]!r}."
+        )
+    if found:
+        return found[0], False
+    texts = [field.name for field in fields if _is_text(field.type)]
+    path = texts[0] if column is not None and texts else name_column(texts)
+    if path is None:
+        raise UsageError(
+            f"the dataset has no column of image bytes or paths; it has {', '.join(map(repr, names))}. Say which: "
+            "column=…"
+        )
+    return path, True
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow
+
+    return bool(pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind))
