@@ -10,6 +10,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from vertebra.storage import Location
+
 from .dataset import DataError, Dataset, Photo
 from .dataset_checks import IN_NO_CLASS, instead_of_folders
 from .folder_tree import Folder, FolderTree, examples, listed
@@ -23,7 +25,11 @@ def read_folder(root: Path, *, ignore: Sequence[str] = (), training: bool = True
     single folder with all photos is that class.
     """
     ignored = Ignored(ignore, root)
-    tree = FolderTree(root, ignored)
+    return read_tree(FolderTree(root, ignored), ignored, root, training=training)
+
+
+def read_tree(tree: FolderTree, ignored: Ignored, root: Path | Location, *, training: bool) -> Dataset:
+    """Read the photos of a tree of folders as `read_folder` does; `root` is what paths are shown relative to."""
     top = tree.read()
     ignored.check(tree.folder_names, str(root))
     notes = tree.notes()
@@ -44,7 +50,7 @@ def read_folder(root: Path, *, ignore: Sequence[str] = (), training: bool = True
         _note_ambiguous_names(top, notes)
     _note_nested_folders(groups, tree, notes)
     classes, joined = merge_spellings(where, str(root))
-    photos = [Photo(path, classes[folder.name], split) for folder, split in found for path in folder.walk()]
+    photos = [Photo(tree.place(path), classes[folder.name], split) for folder, split in found for path in folder.walk()]
     names = set(classes.values())
     empty = {name for name in empty - names if name and is_text(name)}
     # An evaluation itself names all classes of the model without a photo.
@@ -81,7 +87,7 @@ def _is_split(folder: Folder) -> bool:
 
 def _split_folders(top: Folder, tree: FolderTree, notes: list[str]) -> list[tuple[Folder, str]]:
     """Return the split folders with their splits; none if the folders are classes."""
-    where = tree.root if top.path == tree.root else top.path
+    where = tree.text(top.path)
     splits = [(folder, split) for folder in top.filled if _is_split(folder) and (split := split_of(folder.name))]
     if not splits:
         _reject_split_names(top, where, tree)
@@ -110,7 +116,7 @@ def _split_folders(top: Folder, tree: FolderTree, notes: list[str]) -> list[tupl
     return splits
 
 
-def _reject_split_names(top: Folder, where: Path, tree: FolderTree) -> None:
+def _reject_split_names(top: Folder, where: str, tree: FolderTree) -> None:
     """Refuse names of splits or parts as classes: `train2017` and `val2017`, `train/1.jpg`, `fold1` and `fold2`."""
     if _are_parts(top) and any(len(folder.filled) > 1 for folder in top.filled):
         raise DataError(
@@ -125,7 +131,7 @@ def _reject_split_names(top: Folder, where: Path, tree: FolderTree) -> None:
     for names in _named_like_splits(top.filled):
         raise DataError(
             f"{where} has {listed(names)}, which are named like splits and would be taken for classes. {ways} "
-            f"{argument(_other_than('train', names))}.{instead_of_folders(tree.others, tree.root)}"
+            f"{argument(_other_than('train', names))}.{instead_of_folders(tree.others, tree.text(tree.root))}"
         )
     for folder in top.filled:
         if split_within(folder.name) and len(_innermost(folder).filled) > 1:
@@ -157,17 +163,17 @@ def _check_class(folder: Folder, tree: FolderTree, notes: list[str]) -> None:
     while True:
         for names in _named_like_splits(inner.filled):
             raise DataError(
-                f"{tree.root} has {listed([tree.shown(inner.path / name) for name in names])}: splits in the folder of "
-                f"a class would all be trained on. Put the classes into the splits (train/{folder.name}), or leave "
-                f"one out with --ignore {argument(_other_than('train', names))}."
+                f"{tree.text(tree.root)} has {listed([tree.shown(inner.path / name) for name in names])}: splits in "
+                "the folder of a class would all be trained on. Put the classes into the splits "
+                f"(train/{folder.name}), or leave one out with --ignore {argument(_other_than('train', names))}."
             )
         if len(inner.filled) != 1 or inner.photos:
             break
         if _is_split(inner.filled[0]):
             raise DataError(
-                f"{tree.root} has {tree.shown(inner.filled[0].path)}, a split with class folders, in the folder "
-                f"{folder.name}, which would be taken for a class. Give the folder of one data set, such as "
-                f"{inner.path}, or leave it out with --ignore {argument(folder.name)}."
+                f"{tree.text(tree.root)} has {tree.shown(inner.filled[0].path)}, a split with class folders, in the "
+                f"folder {folder.name}, which would be taken for a class. Give the folder of one data set, such as "
+                f"{tree.text(inner.path)}, or leave it out with --ignore {argument(folder.name)}."
             )
         inner = inner.filled[0]
     for below in folder.filled:

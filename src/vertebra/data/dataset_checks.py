@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from vertebra.errors import suggest
 from vertebra.file_kinds import LEFT_OUT, NOT_DOWNLOADED
@@ -74,7 +73,7 @@ def require_classes(dataset: Dataset, min_classes: int = 2) -> Dataset:
             f"{dataset.name} has no photos in class folders.{reason}{empty}{loose}{others}"
             f"{_notes(dataset, NOT_DOWNLOADED)}{_notes(dataset, LEFT_OUT)} "
             f"Put the photos of each class in a folder named after it: photos/cat/1.jpg, photos/dog/2.jpg."
-            f"{instead_of_folders(dataset.others, dataset.root)}"
+            f"{instead_of_folders(dataset.others, str(dataset.root))}"
         )
     filled = [name for name, count in dataset.counts().items() if count]
     if len(filled) < min_classes:
@@ -85,7 +84,7 @@ def require_classes(dataset: Dataset, min_classes: int = 2) -> Dataset:
                 "Is another column the label? Give --label-column NAME."
                 if is_table(dataset.name)
                 else f"Put the photos of each class in a folder of its own."
-                f"{instead_of_folders(dataset.others, dataset.root)}"
+                f"{instead_of_folders(dataset.others, str(dataset.root))}"
             )
         )
     return dataset
@@ -96,9 +95,9 @@ def _notes(dataset: Dataset, begin: str) -> str:
     return "".join(f" {note}" for note in dataset.notes if note.startswith(begin))
 
 
-def instead_of_folders(others: Sequence[str], root: Path | Location) -> str:
+def instead_of_folders(others: Sequence[str], root: str) -> str:
     """Suggest the tables among the other files, which may have the labels; "" if there is none."""
     tables = [name for name in others if name.lower().endswith((".csv", ".tsv", ".parquet"))]
     if len(tables) > 1:
         return f" If one of {', '.join(tables[:5])} has their labels, give that instead."
-    return f" If {tables[0]} has their labels, give {root / tables[0]} instead." if tables else ""
+    return f" If {tables[0]} has their labels, give {Location(root) / tables[0]} instead." if tables else ""

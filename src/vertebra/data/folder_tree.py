@@ -21,6 +21,7 @@ from vertebra.photo_files import (
     list_folder,
     skipped_kind,
 )
+from vertebra.sources.photo_place import PhotoPlace
 
 from .dataset import DataError
 from .label_names import Ignored
@@ -96,6 +97,19 @@ class FolderTree:
         """Format a path relative to the root."""
         return str(Path(path).relative_to(self.root))
 
+    def text(self, path: Path) -> str:
+        """Format a path as a whole."""
+        return str(path)
+
+    def place(self, path: Path) -> PhotoPlace:
+        """Return where a photo is."""
+        return path
+
+    def note_ignored(self, shown: str) -> None:
+        """Add a folder to those that are ignored as asked."""
+        if shown not in self._skipped[_IGNORED]:
+            self._skipped[_IGNORED].append(shown)
+
     def notes(self) -> list[str]:
         """Return sentences on what was skipped and which links duplicate photos."""
         notes = [f"{what}: {examples(paths)}." for what, paths in self._skipped.items() if paths]
@@ -114,7 +128,7 @@ class FolderTree:
 
     def _add_entry(self, entry: os.DirEntry[str], to: Folder, shown: str, folder_path: FolderPath) -> None:
         if is_folder(entry) and self._ignored.has(entry.name, shown.replace(os.sep, "/")):
-            self._skipped[_IGNORED].append(shown)
+            self.note_ignored(shown)
         elif is_hidden_or_system(entry):
             if kind := skipped_kind(entry):
                 self._kinds.setdefault(kind, []).append(shown)

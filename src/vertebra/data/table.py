@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vertebra.sources.photo_place import PhotoPlace, normalized
 from vertebra.sources.table_file import SAVE_AS_UTF8, Table, read_parquet, read_text
+from vertebra.storage import Location
 
 from .dataset import DataError, Dataset, Photo
 from .label_names import Ignored, as_latin1, is_text, merge_spellings, split_of, tidy
@@ -20,7 +21,7 @@ from .table_splits import parse_split
 
 
 def read_table(
-    path: Path,
+    path: Path | Location,
     *,
     ignore: Sequence[str] = (),
     options: TableOptions = TableOptions(),  # noqa: B008 - frozen
@@ -29,7 +30,7 @@ def read_table(
     ignored = Ignored(ignore)
     table = read_parquet(path) if path.suffix.lower() == ".parquet" else read_text(path, options.fits)
     notes = list(table.notes)
-    rows = _rows(table, ignored, options, notes)
+    rows, _ = labelled_rows(table, ignored, options, notes)
     if not rows:
         raise DataError(f"{path} lists no photos: no row is left below the names of the columns.")
     first_rows: dict[str, str] = {}
@@ -64,8 +65,13 @@ def _quoted(photo: Photo) -> str:
     return repr(photo.label) + (f" in {photo.split}" if photo.split else "")
 
 
-def _rows(table: Table, ignored: Ignored, options: TableOptions, notes: list[str]) -> list[Row]:
-    """Return the rows that are not ignored, each with a path, a label and a split or None."""
+def labelled_rows(
+    table: Table, ignored: Ignored, options: TableOptions, notes: list[str], *, check: bool = True
+) -> tuple[list[Row], list[str]]:
+    """Return the rows that are not ignored, each with a path, a label and a split or None; and all that can be ignored.
+
+    `check` refuses names to ignore that the table does not have.
+    """
     path_column, label_column, splits = choose_columns(table, ignored, options, notes)
     for index, types, what in (
         (path_column, _TEXT, "path is text"),
@@ -77,7 +83,9 @@ def _rows(table: Table, ignored: Ignored, options: TableOptions, notes: list[str
     paths, labels = table.column(path_column), _labels(table, label_column, notes)
     splits = splits or [None] * table.rows
     asked = [next((v for v in values if v and ignored.has(v)), None) for values in zip(labels, splits, strict=True)]
-    ignored.check(filter(None, [*table.names, *labels, *splits]), table.source)
+    seen = list(dict.fromkeys(filter(None, [*table.names, *labels, *splits])))
+    if check:
+        ignored.check(seen, table.source)
     if counts := Counter(value for value in asked if value is not None):
         notes.append(f"Rows ignored, as asked: {', '.join(f'{name!r} ({n:,})' for name, n in counts.items())}.")
     written: dict[str, set[str]] = {}
@@ -109,7 +117,7 @@ def _rows(table: Table, ignored: Ignored, options: TableOptions, notes: list[str
             f"Without a split: {without:,} of {len(rows):,} rows. They are trained on, or held out where the table "
             "marks none for that."
         )
-    return rows
+    return rows, seen
 
 
 _TEXT = r"(large_)?(string|binary)|string_view|fixed_size_binary"

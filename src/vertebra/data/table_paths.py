@@ -16,7 +16,9 @@ from urllib.parse import unquote, urlsplit
 from vertebra.errors import UsageError
 from vertebra.photo_files import SUFFIXES as PHOTO_SUFFIXES
 from vertebra.photo_files import is_folder, list_entries
+from vertebra.sources.photo_place import PhotoPlace, StoredPhoto, normalized, parse_place
 from vertebra.sources.table_file import SAVE_AS_UTF8
+from vertebra.storage import Location
 
 from .dataset import DataError
 from .label_names import as_latin1, is_text
@@ -34,48 +36,72 @@ class Row:
 
 
 class PathFinder:
-    """Finds the files of a table's paths, and counts those that are written differently."""
+    """Finds the files of a table's paths, and counts those that are written differently.
 
-    def __init__(self, table: Path, options: TableOptions) -> None:
+    Paths that are not of local files are taken as they are written: whether they are there shows when they are read.
+    """
+
+    def __init__(self, table: Path | Location, options: TableOptions) -> None:
         self._table = table
         self._options = options
-        self.root = table.parent if options.image_root is None else Path(options.image_root)
-        if options.image_root is not None and not self.root.is_dir():
+        root = str(table).rpartition("/")[0] if options.image_root is None else options.image_root
+        self._remote_root = Location(root) if Location(root).is_remote else None
+        local = table.parent if isinstance(table, Path) and options.image_root is None else Path(root)
+        self._local_root = local  # of a table that is not local: where it is looked in is not used
+        if options.image_root is not None and self._remote_root is None and not local.is_dir():
             raise UsageError(f"there is no folder {options.image_root!r}, which --image-root asks for.")
         self._read_as: Counter[str] = Counter()
         self._endings: Counter[str] = Counter()
         # Folder -> its photos by stem, and by lower-case name.
         self._listed: dict[Path, tuple[defaultdict[str, list[str]], defaultdict[str, list[str]]]] = {}
         self._rows: Sequence[Row] = ()
-        self._found: Sequence[Path] = ()
+        self._found: Sequence[PhotoPlace] = ()
         self._missing: list[str] = []
         self._has_relative_paths = False
 
-    def find(self, rows: Sequence[Row]) -> list[Path]:
+    @property
+    def root(self) -> Path | Location:
+        """What relative paths are relative to."""
+        return self._remote_root or self._local_root
+
+    def find(self, rows: Sequence[Row]) -> list[PhotoPlace]:
         """Return the path of each photo; missing ones are noted."""
-        found = [self._resolve(row) for row in rows]
+        found = [self._stored(row) or self._resolve(row) for row in rows]
         for number, (row, path) in enumerate(zip(rows, found, strict=True)):
-            if not os.path.lexists(path):
+            if isinstance(path, Path) and not os.path.lexists(path):
                 found[number] = self._find_by_stem_or_case(row, path)
                 if found[number] == path:
                     self._missing.append(row.path)
-        self._has_relative_paths = not all(Path(row.path.strip()).is_absolute() for row in rows)
+        self._has_relative_paths = not all(_is_absolute(row.path.strip()) for row in rows)
         self._rows, self._found = rows, found
         return found
+
+    def _stored(self, row: Row) -> StoredPhoto | None:
+        """Return the place of a photo that is no local file: in a shard, or on a remote file system."""
+        name = row.path.lstrip() if "::" in row.path else row.path.strip()  # a shard's member may end in white space
+        if "::" not in name and self._remote_root is None and "://" not in name:
+            return None
+        text = name
+        if not Location(name).is_remote:
+            if re.match(r"[a-z][a-z0-9+.-]+://", name, re.IGNORECASE):
+                return None
+            text = f"{str(self._remote_root or self._local_root).rstrip('/')}/{name}" if name[:1] != "/" else name
+        place = parse_place(text)
+        return place if isinstance(place, StoredPhoto) else None
 
     def _resolve(self, row: Row) -> Path:
         where = f"{self._table}, {row.where}"
         name = row.path
         if "\0" in name:
             raise DataError(f"{where}: the path {name!r} contains a NUL.")
-        if "\n" in name and not os.path.lexists(self.root / name):
+        if "\n" in name and not os.path.lexists(self._local_root / name):
             raise DataError(f"{where}: the path {name!r} has several lines. Close its quotes, or write it on one line.")
         if scheme := re.match(r"([a-z][a-z0-9+.-]+)://", name.strip(), re.IGNORECASE):
             if scheme[1].lower() != "file":
                 raise DataError(f"{where}: {name} is an address on the web. Download it and give its path.")
             self._read_as["as addresses (file://)"] += 1
             return Path(unquote(urlsplit(name.strip()).path))
-        plain = self.root / name
+        plain = self._local_root / name
         if name == name.strip() and name.isascii() and not re.search(r"\\|^~", name):
             return plain
         if os.path.lexists(plain):
@@ -89,16 +115,16 @@ class PathFinder:
             ("in another Unicode form", unicodedata.normalize("NFD", name)),
             ("from the home folder (~)", os.path.expanduser(name)),  # noqa: PTH111 - may be no path
         ):
-            if os.path.lexists(self.root / other):
+            if os.path.lexists(self._local_root / other):
                 if how:
                     self._read_as[how] += 1
-                return self.root / other
-        if slashed != name and self._similar_names(self.root / slashed):
+                return self._local_root / other
+        if slashed != name and self._similar_names(self._local_root / slashed):
             self._read_as["with backslashes"] += 1
-            return self.root / slashed  # its suffix is added next
+            return self._local_root / slashed  # its suffix is added next
         if not is_text(name):
             raise DataError(f"{where}: the path {as_latin1(name)} is not there, and no text in UTF-8. {SAVE_AS_UTF8}")
-        return self.root / name
+        return self._local_root / name
 
     def _find_by_stem_or_case(self, row: Row, path: Path) -> Path:
         """Return the only photo of that name in another case or with a suffix, or else the path itself.
@@ -142,7 +168,8 @@ class PathFinder:
         if not self._has_relative_paths:
             return ""
         which = "the folder of the table" if self._options.image_root is None else "as --image-root says"
-        return f"relative paths are looked up in {self.root.absolute()} ({which})"
+        where = self._remote_root or self._local_root.absolute()
+        return f"relative paths are looked up in {where} ({which})"
 
     def notes(self) -> list[str]:
         """Return sentences on paths found in another form, and on missing photos."""
@@ -159,27 +186,29 @@ class PathFinder:
 
     def _ambiguous_root_notes(self) -> list[str]:
         """Note paths that are other files relative to the working folder."""
-        if self._options.image_root is not None or self.root.resolve() == Path.cwd():
+        if self._options.image_root is not None or self._remote_root or self._local_root.resolve() == Path.cwd():
             return []
         pairs = zip(self._rows[:1000], self._found[:1000], strict=True)
         both = [
             row.path
             for row, path in pairs
-            if os.path.exists(row.path) and os.path.realpath(row.path) != os.path.realpath(path)  # noqa: PTH110
+            if isinstance(path, Path)
+            and os.path.exists(row.path)  # noqa: PTH110
+            and os.path.realpath(row.path) != os.path.realpath(path)
         ]
         if not both:
             return []
         return [
             f"{len(both):,} of the paths, such as {both[0]}, are there relative to the working folder as well, as "
-            f"other files. Those in {self.root.absolute()} are taken, the folder of the table; --image-root . takes "
-            "the others."
+            f"other files. Those in {self._local_root.absolute()} are taken, the folder of the table; --image-root . "
+            "takes the others."
         ]
 
     def check(self) -> None:
         """Raise a DataError if all photos are missing."""
         if len(self._missing) < len(self._rows):
             return
-        row, path, count = self._rows[0], self._found[0], len({os.path.normpath(path) for path in self._found})
+        row, path, count = self._rows[0], self._found[0], len(set(map(normalized, self._found)))
         which = "the folder of the table" if self._options.image_root is None else "the folder of --image-root"
         raise DataError(
             f"{self._table}: none of its {count:,} photos is there. The first, {row.path} ({row.where}), was looked "
@@ -187,6 +216,8 @@ class PathFinder:
         )
 
     def _hint(self, row: Row) -> str:
+        if isinstance(self._table, Location):
+            return ""
         name = row.path.strip().replace("\\", "/")
         if self._options.image_root is None and (os.path.lexists(row.path) or self._similar_names(Path(name))):
             return " It is there relative to the working folder: give --image-root ."
@@ -198,17 +229,21 @@ class PathFinder:
             there = self._table.parent / folder / name
             if not Path(name).is_absolute() and (os.path.lexists(there) or self._similar_names(there)):
                 return f" It is there in {folder}: give --image-root {shlex.quote(str(self._table.parent / folder))}."
-        there_as = self._nearby(name, folders)
+        there_as = self._nearby(self._table.parent, name, folders)
         return f" There is {there_as}: write the path so." if there_as else ""
 
-    def _nearby(self, name: str, folders: Sequence[str]) -> str | None:
+    def _nearby(self, folder: Path, name: str, folders: Sequence[str]) -> str | None:
         """Return a file of that name near the table: with a suffix, fewer folders, or in one of its subfolders.
 
         Tables come from other machines (`C:\\photos\\cat\\1.jpg`).
         """
         parts = [part for part in name.split("/") if part]
         tails = ["/".join(parts[start:]) for start in range(len(parts))]
-        tails += [f"{folder}/{parts[-1]}" for folder in folders if parts]
+        tails += [f"{inner}/{parts[-1]}" for inner in folders if parts]
         tails += [os.path.splitext(tail)[0] for tail in tails if tail.lower().endswith(tuple(PHOTO_SUFFIXES))]  # noqa: PTH122
         with_suffix = (f"{tail}{suffix}" for tail in tails for suffix in ("", *sorted(PHOTO_SUFFIXES)))
-        return next((each for each in with_suffix if os.path.isfile(self._table.parent / each)), None)  # noqa: PTH113
+        return next((each for each in with_suffix if os.path.isfile(folder / each)), None)  # noqa: PTH113
+
+
+def _is_absolute(text: str) -> bool:
+    return Location(text).is_remote or Path(text).is_absolute()

@@ -15,6 +15,8 @@ from typing import TypeAlias
 from vertebra.errors import UsageError
 from vertebra.storage import Location
 
+from .shard_reader import read_member
+
 # A shard's or a Parquet file's name, and behind :: the name in it.
 _MEMBER = re.compile(r"(.*?\.(?:tar|tar\.gz|tgz|parquet))::(.+)", re.IGNORECASE | re.DOTALL)
 
@@ -56,6 +58,8 @@ class StoredPhoto:
             StorageError: it is missing, or its storage cannot be reached.
             ImageError: the shard has no such photo, or is damaged there.
         """
+        if self.member:
+            return read_member(self.file, self.member)
         return Location(self.file).read_bytes()
 
     def __lt__(self, other: object) -> bool:

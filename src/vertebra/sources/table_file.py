@@ -13,6 +13,7 @@ from typing import Any
 
 from vertebra.errors import DataError, first_line, require_extra
 from vertebra.photo_files import SUFFIXES as PHOTO_SUFFIXES
+from vertebra.storage import Location
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".parquet")
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars", " ": "spaces"}
@@ -63,7 +64,7 @@ class Table:
         return re.match(r"(large_)?string|bool|u?int|float|double", self.kinds[index]) is not None
 
 
-def read_text(path: Path, fits: Callable[[Sequence[str]], bool]) -> Table:
+def read_text(path: Path | Location, fits: Callable[[Sequence[str]], bool]) -> Table:
     """Read a text table in UTF-8, or in UTF-16 with a byte order mark.
 
     The separator is the one for which `fits` is true of the fields of the first line.
@@ -158,7 +159,7 @@ def parse_text(content: bytes, path: str, suffix: str, fits: Callable[[Sequence[
     )
 
 
-def read_parquet(path: Path) -> Table:
+def read_parquet(path: Path | Location) -> Table:
     """Open a .parquet file; columns are read on demand."""
     with require_extra("parquet", f"reading {path.name}"):
         import pyarrow
@@ -173,7 +174,7 @@ def read_parquet(path: Path) -> Table:
 
     try:
         # `read_table` would read folders named `split=train` above the file as columns.
-        file = parquet.ParquetFile(path)
+        file = parquet.ParquetFile(path.open() if isinstance(path, Location) else path)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file.") from None
     except pyarrow.ArrowException as error:

@@ -26,6 +26,7 @@ from vertebra.sources.photo_place import PhotoPlace
 from .augmentation import augment
 from .metrics import Labels
 from .schedule import augmentation_strength
+from .shard_order import shard_numbers
 from .train_settings import Settings
 
 
@@ -58,10 +59,14 @@ def seed_generators(seed: int) -> None:
         torch.cuda.manual_seed_all(seed)
 
 
-def batches_of_epoch(labels: Labels, settings: Settings, epoch: int) -> list[Labels]:
+def batches_of_epoch(labels: Labels, settings: Settings, epoch: int, shards: Labels | None = None) -> list[Labels]:
     """Return the photo indices of each step, for all processes together, split evenly.
 
     Each photo is used once; with `balance="sampler"`, photos are drawn so that classes are equally frequent.
+
+    `shards` has the number of each photo's shard (None: each photo is a file of its own). Shards are shuffled, and the
+    photos of `shuffle_shards` of them at a time, so that no more are read at once. What is drawn is the same without
+    shards, and with no more shards than those so is the order.
     """
     random = np.random.default_rng([settings.seed, 0, epoch])
     count = len(labels)
@@ -70,6 +75,9 @@ def batches_of_epoch(labels: Labels, settings: Settings, epoch: int) -> list[Lab
         order = random.choice(count, count, p=share / share.sum())
     else:
         order = random.permutation(count)
+    if shards is not None:
+        turns = np.random.default_rng([settings.seed, 3, epoch]).permutation(int(shards.max()) + 1)
+        order = order[np.argsort(turns[shards[order]] // settings.shuffle_shards, kind="stable")]
     return [np.asarray(part, np.int64) for part in np.array_split(order, steps_of_epoch(count, settings))]
 
 
@@ -108,6 +116,7 @@ class _BatchSampler(Sampler[list[Sample]]):
     """Endless batches of one process from step `start` on."""
 
     labels: Labels
+    shards: Labels | None
     settings: Settings
     start: int
     part: tuple[int, int]  # rank, processes
@@ -119,7 +128,7 @@ class _BatchSampler(Sampler[list[Sample]]):
         epoch, skip = divmod(self.start, steps)
         while True:
             position = 0
-            for number, batch in enumerate(batches_of_epoch(self.labels, self.settings, epoch)):
+            for number, batch in enumerate(batches_of_epoch(self.labels, self.settings, epoch, self.shards)):
                 if number >= skip:
                     progress = min(1.0, (epoch * steps + number) / self.total)
                     yield [
@@ -139,7 +148,7 @@ def load_batches(
     `part` is the rank and the number of processes. `workers` processes decode; with 0, this one does. Unless the
     settings ask for workers, none are started where they would run the calling script again. `pin` pins memory.
     """
-    draws = _BatchSampler(photos.labels, photos.settings, start, part, total)
+    draws = _BatchSampler(photos.labels, shard_numbers(photos.paths), photos.settings, start, part, total)
     context = start_method() if workers else None
     if context == "spawn" and photos.settings.workers is None and not can_import_main():
         workers, context = 0, None

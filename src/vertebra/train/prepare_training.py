@@ -45,6 +45,7 @@ from .run_folder import (
     write_json,
     write_text,
 )
+from .shard_order import require_cache_room, shuffle_notes
 from .train_settings import Settings
 from .validation import Split
 
@@ -109,6 +110,7 @@ def prepare_training(settings: Settings, folder: Path, distributed: Distributed,
     photos = initial.photos.with_splits(splits)
     held_split = "test" if "test" in splits else "val"
     held = [photos.photos[i] for i in split_indices(splits, held_split).tolist()]
+    trained = [photos.photos[i].path for i in split_indices(splits, "train").tolist()]
     _, limits = check_photos(settings, initial.network, size, splits.count("train"), distributed.size)
     write_text(folder / DATA, format_data_table(photos.photos, photos.infos, splits))
     settings = replace(settings, image_size=size)
@@ -128,7 +130,7 @@ def prepare_training(settings: Settings, folder: Path, distributed: Distributed,
         classes=photos.names,
         probe=initial.probe,
         range=tried,
-        notes=[*initial.notes, *limits, *data_notes(photos, held, settings)],
+        notes=[*initial.notes, *limits, *shuffle_notes(trained, settings), *data_notes(photos, held, settings)],
         found=findings(dataset, photos.audit),
         pictures={name: photos.pictures[split_indices(splits, name)].tolist() for name in ("val", "test")},
         leaked=find_leaks(photos, splits, held_split),
@@ -236,6 +238,7 @@ def _build_trainer(
     splits = {name: Split.from_labels(*rows, names) for name, rows in read_splits(folder).items()}
     if "train" not in splits or "val" not in splits:
         raise TrainError(f"{folder / DATA} names no training photos, or no validation photos. Start a new run.")
+    require_cache_room(splits["train"].paths, settings)
     preprocessing = run_preprocessing(settings, published, settings.image_size)
     train, val, test = splits["train"], splits["val"], splits.get("test")
     return Trainer(settings, network, preprocessing, train, val, folder, distributed, progress, test=test)

@@ -83,6 +83,7 @@ class Settings:
     dropout: float | None = within(0, 0.99, default=None)  # rate; None: the network's own
     ema: float = within(0, 0.999999, default=0.0)  # decay of the average of the weights; 0: off
     balance: str = one_of(BALANCES, default="none")
+    shuffle_shards: int = within(1, 100_000, default=8)  # of photos in shards: this many are shuffled together
     progressive: int = within(0, 100, default=0)  # stages of growing image size and regularisation; 0: off
     patience: int = within(0, 100_000, default=0)  # epochs without a better one before early stopping; 0: never
 
@@ -218,7 +219,7 @@ _COMMON_FIELDS = (
     *("model", "weights", "method", "seed", "crop_pct", "bits", "cwd"),
 )
 # Settings that cannot change during a run, as what has been done depends on them.
-FIXED = (*_COMMON_FIELDS, "preset", "batch_size", "image_size", "optimizer", "ema")
+FIXED = (*_COMMON_FIELDS, "preset", "batch_size", "image_size", "optimizer", "ema", "shuffle_shards")
 # Settings of the probe.
 _PROBE_FIELDS = (*_COMMON_FIELDS, "precision", "strict", "folds")
 # Why a method does not use the other settings, and which methods do.

@@ -1,0 +1,127 @@
+"""Reads WebDataset shards: tar files with each photo beside a .cls or .json of its label."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from vertebra.sources.photo_place import StoredPhoto
+from vertebra.sources.tar_shards import TarMember, tar_index
+from vertebra.storage import Location
+
+from .dataset import DataError, Dataset, Photo
+from .folder_tree import examples
+from .label_names import Ignored, argument, merge_spellings
+from .shard_files import ShardFile, ShardFiles, class_names, find_shards
+
+_READERS = 8  # threads that list shards
+_WHOLE = re.compile(r"[0-9]+")
+
+
+def read_webdataset(text: str, *, ignore: Sequence[str] = ()) -> Dataset:
+    """Read the photos of the shards in a folder, of a pattern or of one file.
+
+    `ignore` has names of shards and folders, labels, splits, and extensions of images that are no photos (`seg.png`).
+
+    Raises:
+        DataError: a photo has no label, or several images share a key.
+        StorageError: a shard cannot be read or is damaged.
+    """
+    ignored = Ignored(ignore)
+    is_ignored = functools.cache(ignored.has)  # there are many photos, and few labels and extensions
+    shards = find_shards(text, "webdataset", ignored)
+    notes = list(shards.notes)
+    photos: list[Photo] = []
+    first: dict[str, str] = {}  # label -> the first photo with it
+    left_out: Counter[str] = Counter()
+    seen: set[str] = set()
+    empty = []
+    for shard, members in _indices(shards.files):
+        if not members:
+            empty.append(shard.shown)
+        _check_keys(shard, members, is_ignored)
+        for member in members:
+            place = StoredPhoto(str(shard.location), member.name)
+            extension = _extension(member)
+            seen.update(filter(None, (member.label, shard.split, extension)))
+            asked = next((v for v in (member.label, shard.split, extension) if v and is_ignored(v)), None)
+            if asked is not None:
+                left_out[asked] += 1
+                continue
+            if not member.label:
+                raise _unlabelled(place)
+            first.setdefault(member.label, str(place))
+            photos.append(Photo(place, member.label, shard.split))
+    ignored.check([*seen, *(shard.shown for shard in shards.files)], text)
+    if empty:
+        notes.append(f"Without any photo, and left out: {examples(empty)}.")
+    if left_out:
+        notes.append(f"Ignored, as asked: {', '.join(f'{name!r} ({count:,})' for name, count in left_out.items())}.")
+    named, note = named_labels(first, shards)
+    classes, joined = merge_spellings({named[label]: where for label, where in first.items()}, text)
+    found = tuple(Photo(photo.path, classes[named[photo.label]], photo.split) for photo in photos)
+    return Dataset(
+        text,
+        found,
+        tuple(sorted({photo.label for photo in found})),
+        shards.root,
+        tuple(shards.others),
+        notes=(*joined, *notes, *note),
+    )
+
+
+def _indices(shards: Sequence[ShardFile]) -> Iterator[tuple[ShardFile, list[TarMember]]]:
+    with ThreadPoolExecutor(_READERS) as pool:
+        locations: list[Location] = [shard.location for shard in shards]
+        yield from zip(shards, pool.map(tar_index, locations), strict=True)
+
+
+def _extension(member: TarMember) -> str:
+    return member.name[len(member.key) + 1 :]
+
+
+def _check_keys(shard: ShardFile, members: Sequence[TarMember], is_ignored: Callable[[str], bool]) -> None:
+    """Refuse several images of one key, of which only one can be the photo."""
+    by_key: dict[str, TarMember] = {}
+    for member in members:
+        if is_ignored(_extension(member)):
+            continue
+        other = by_key.setdefault(member.key, member)
+        if other is not member:
+            raise DataError(
+                f"{shard.location}: {other.name} and {member.name} share the key {member.key!r}, so they may be one "
+                f"photo and its mask. Leave one out with --ignore {argument(_extension(member))}."
+            )
+
+
+def _unlabelled(place: StoredPhoto) -> DataError:
+    key = place.member.rpartition(".")[0]
+    return DataError(
+        f"{place} has no label: beside it there is neither {key}.cls nor {key}.json with a field label, class, cls, "
+        "class_name, category or target. A tar of class folders is unpacked first (tar xf), and its folder given."
+    )
+
+
+def named_labels(first: dict[str, str], shards: ShardFiles) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the class of each label, and a note: where labels are numbers, the names beside the shards.
+
+    `first` has the labels with their first occurrence.
+
+    Raises:
+        DataError: a label is beyond the names.
+    """
+    numbers = {label: label for label in first}
+    if not first or not all(map(_WHOLE.fullmatch, first)):
+        return numbers, ()
+    names, source = class_names(shards)
+    if names is None:
+        return numbers, ("The labels are numbers, and there is no classes.txt beside the shards that names them.",)
+    if beyond := [label for label in first if int(label) >= len(names)]:
+        raise DataError(
+            f"{first[beyond[0]]}: the label is {beyond[0]}, and {source} names {len(names):,} classes, from 0 to "
+            f"{len(names) - 1:,}. Correct one of them."
+        )
+    return {label: names[int(label)] for label in first}, (f"The labels are numbers of the classes in {source}.",)

@@ -1,0 +1,136 @@
+"""Reads single photos of shards and Parquet files, in any order and by several threads.
+
+A plain tar on this machine is read where it lies. Others are copied into the cache first, which is bounded: a remote
+shard as it is, a Parquet file as the photos of its rows, since a row cannot be read without those before it.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import struct
+import threading
+from collections import defaultdict
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import IO
+
+from vertebra.errors import ImageError
+from vertebra.storage import Location
+
+from .parquet_bytes import parquet_photos
+from .photo_column import photo_column
+from .shard_cache import open_cached
+from .tar_shards import tar_index
+
+_OPEN = 64  # shards that are kept open
+_READ = 4_194_304  # bytes that are copied at once
+
+_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+
+class _Shard:
+    """An open file and where the photos are in it: by name, or by row."""
+
+    def __init__(self, file: IO[bytes], spans: Mapping[str, tuple[int, int]]) -> None:
+        self._file = file
+        self._spans = spans
+        self._lock = threading.Lock()
+
+    def read(self, name: str, member: str) -> bytes:
+        """Return the bytes of a photo; `name` is for errors."""
+        if member not in self._spans:
+            raise ImageError(f"{name} is missing: the shard has no such photo")
+        offset, size = self._spans[member]
+        content = self.read_at(offset, size)
+        if len(content) < size:
+            raise ImageError(f"{name} is cut off: the shard ends before it does")
+        return content
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Return so many bytes of the file."""
+        if hasattr(os, "pread"):
+            return os.pread(self._file.fileno(), size, offset)
+        with self._lock:  # Windows
+            self._file.seek(offset)
+            return self._file.read(size)
+
+
+def read_member(file: str, member: str) -> bytes:
+    """Return the bytes of a photo in a shard, or of a row of a Parquet file: `17`, or `image:17` with its column.
+
+    Raises:
+        ImageError: there is no such photo, or it is cut off.
+        StorageError: the file is missing, damaged or cannot be reached.
+    """
+    column, member_of = "", member
+    if file.lower().endswith(".parquet"):
+        column, _, member_of = member.rpartition(":")
+    with _locks[file]:
+        shard = _opened(file, column, _local_state(file))
+    return shard.read(f"{file}::{member}", member_of)
+
+
+def forget_shards() -> None:
+    """Close all shards, so that remote ones that have changed are copied anew."""
+    _opened.cache_clear()
+
+
+def copied_size(file: str, size: int) -> int:
+    """Return how many bytes of the cache a shard of a size takes when it is read."""
+    return size if Location(file).is_remote or file.lower().endswith(".parquet") else 0
+
+
+def _local_state(file: str) -> tuple[int, int] | None:
+    """Return what tells that a local file has changed; a remote one is asked for only when it is opened."""
+    if Location(file).is_remote:
+        return None
+    try:
+        status = Path(file).stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+@functools.lru_cache(maxsize=_OPEN)
+def _opened(file: str, column: str, state: tuple[int, int] | None) -> _Shard:
+    location = Location(file)
+    if location.suffix == ".parquet":
+        return _opened_parquet(location, column or None)
+    spans = {member.name: (member.offset, member.size) for member in tar_index(location)}
+    return _Shard(_remote_copy(location) if location.is_remote else location.open(), spans)
+
+
+def _remote_copy(location: Location) -> IO[bytes]:
+    state = location.state()
+
+    def write(target: IO[bytes]) -> None:
+        with location.open() as source:
+            while part := source.read(_READ):
+                target.write(part)
+
+    return open_cached(f"{location} {state.size} {state.version}", state.size, str(location), write)
+
+
+def _opened_parquet(location: Location, column: str | None) -> _Shard:
+    """Open the copy of a Parquet file's photos: one behind the other, then the end of each and their number."""
+    state = location.state()
+
+    def write(target: IO[bytes]) -> None:
+        photos = parquet_photos(location, column or photo_column(location, None))
+        ends, end = [], 0
+        for row in range(len(photos)):
+            content = photos.read(row) or b""
+            target.write(content)
+            ends.append(end := end + len(content))
+        photos.close()
+        target.write(struct.pack(f"<{len(ends) + 1}q", *ends, len(ends)))
+
+    key = f"photos {column} of {location} {state.size} {state.version}"
+    file = open_cached(key, state.size, str(location), write)
+    shard = _Shard(file, {})
+    size = os.fstat(file.fileno()).st_size
+    (rows,) = struct.unpack("<q", shard.read_at(size - 8, 8))
+    ends = struct.unpack(f"<{rows}q", shard.read_at(size - 8 * (rows + 1), 8 * rows))
+    return _Shard(file, {str(row): (begin, end - begin) for row, (begin, end) in enumerate(pairwise((0, *ends)))})
