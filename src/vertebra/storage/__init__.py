@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .errors import StorageError
-from .location import Entry, FileState, Location
+from .errors import AddressError, StorageError
+from .file_state import FileState
+from .location import Entry, Location
 
-__all__ = ["Entry", "FileState", "Location", "StorageError"]
+__all__ = ["AddressError", "Entry", "FileState", "Location", "StorageError"]

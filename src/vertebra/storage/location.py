@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
-from urllib.parse import urlsplit
+from typing import IO, Any, TypeVar, cast
 
-from vertebra.errors import UsageError, require_extra
-from vertebra.files import make_folder, write_durably
-from vertebra.photo_files import is_system_folder
+from vertebra.errors import VertebraError
+from vertebra.files import atomic_write, make_folder, write_durably
 
-from .errors import StorageError, storage_error
+from .bounded_calls import Call
+from .errors import StorageError, is_remote_address, storage_errors
+from .file_state import FileState
+from .file_systems import open_file_system, refuse_credentials, remote_seconds
+from .listing import OnSkipped, list_local, list_remote
+from .remote_file import RemoteFile
 
-REMOTE_SCHEMES = ("s3", "gs", "gcs", "hdfs", "abfs", "abfss")
+T = TypeVar("T")
 
-
-@dataclass(frozen=True)
-class FileState:
-    """What tells that a file has changed."""
-
-    size: int  # bytes
-    version: str  # the ETag where the service has one, else the modification time in ns
+_UPLOAD_BYTES_PER_SECOND = 65_536  # slower than this, an upload is given up
 
 
 @dataclass(frozen=True)
@@ -41,27 +39,24 @@ class Location:
     """A file or folder by its path or URI, such as `photos/1.jpg` or `s3://bucket/photos/1.jpg`.
 
     It holds the text alone, so that it can be pickled and sent to another machine; the file system is opened when it is
-    first used, once a process. Every method raises a `StorageError` that names the place and what to do; it has
-    `is_missing`.
+    first used, once a process (`vertebra.storage.file_systems` says how it is configured). A URI with credentials in it
+    is refused when it is made; one of an unknown scheme when it is first used. Every method raises a `StorageError`
+    that names the place and what to do; it has `is_missing`, `is_full` and `is_transient`. Ctrl-C interrupts each.
     """
 
     uri: str
 
     def __post_init__(self) -> None:
-        if self.is_remote and "@" in urlsplit(self.uri).netloc:
-            scheme = self.uri.partition("://")[0]
-            raise UsageError(
-                f"the {scheme}:// address has credentials in it, which would be logged. Leave them out and set "
-                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
-            )
+        if self.is_remote:
+            refuse_credentials(self.uri)
 
     def __str__(self) -> str:
         return self.uri
 
     @property
     def is_remote(self) -> bool:
-        """Whether it is not on a file system of this machine."""
-        return self.uri.partition("://")[0] in REMOTE_SCHEMES and "://" in self.uri
+        """Whether it has a scheme, and so is not a path of this machine."""
+        return is_remote_address(self.uri)
 
     @property
     def path(self) -> Path:
@@ -81,47 +76,42 @@ class Location:
     def __truediv__(self, name: str) -> Location:
         if not self.is_remote:
             return Location(str(self.path / name))
-        return Location(f"{self.uri.rstrip('/')}/{name}")
+        return Location(f"{self.uri.removesuffix('/')}/{name}")
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
     def read_bytes(self) -> bytes:
-        """Return the whole content."""
-        try:
+        """Return the whole content; never a part of it."""
+        with self._errors("read"):
             if not self.is_remote:
                 return self.path.read_bytes()
-            system, path = self._remote()
-            with system.open_input_stream(path) as stream:
-                return bytes(stream.read())
-        except Exception as error:
-            raise self._error(error, "read") from error
+            with RemoteFile(self.uri) as file:
+                return file.readall()
+
+    def read_range(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes from `offset`; fewer where the file ends before. For several ranges `open` it once."""
+        with self._errors("read"), self.open() as file:
+            file.seek(offset)
+            return file.read(size)
 
     def open(self) -> IO[bytes]:
-        """Open it for reading, with `seek`; a remote file is read in ranges."""
-        try:
+        """Open it for reading, with `seek`; of a remote file each `read` is a request for a range.
+
+        A remote one is a `RemoteFile`, unbuffered; `io.BufferedReader(file, 1 << 20)` reads ahead.
+        """
+        with self._errors("opened"):
             if not self.is_remote:
                 return self.path.open("rb")
-            system, path = self._remote()
-            opened: IO[bytes] = system.open_input_file(path)
-            return opened
-        except Exception as error:
-            raise self._error(error, "opened") from error
+            return cast("IO[bytes]", RemoteFile(self.uri))
 
     def state(self) -> FileState:
-        """Return size and version of a file."""
-        try:
+        """Return size and version of a file, by one request."""
+        with self._errors("read"):
             if not self.is_remote:
                 status = self.path.stat()
                 return FileState(status.st_size, str(status.st_mtime_ns))
-            system, path = self._remote()
-            with system.open_input_stream(path) as stream:
-                told = {key.lower(): value for key, value in (stream.metadata() or {}).items()}
-            etag = told.get(b"etag", told.get("etag"))
-            info = system.get_file_info(path)
-            version = etag.decode() if isinstance(etag, bytes) else etag or str(info.mtime_ns)
-            return FileState(int(info.size), version.strip('"'))
-        except Exception as error:
-            raise self._error(error, "read") from error
+            with RemoteFile(self.uri) as file:
+                return file.state
 
     def is_folder(self) -> bool:
         """Whether it is a folder, or a prefix of files."""
@@ -134,107 +124,112 @@ class Location:
     def _kind(self) -> str | None:
         if not self.is_remote:
             return "folder" if self.path.is_dir() else "file" if self.path.exists() else None
-        from pyarrow import fs
+        with self._errors("read"):
+            return self._call(_remote_kind)
 
-        try:
-            system, path = self._remote()
-            found = system.get_file_info(path).type
-        except Exception as error:
-            raise self._error(error, "read") from error
-        return {fs.FileType.Directory: "folder", fs.FileType.File: "file"}.get(found)
+    def list(self, on_skipped: OnSkipped | None = None) -> Iterator[Entry]:
+        """Yield the files in a folder and below it, in a fixed order, hidden ones and what systems make left out.
 
-    def list(self) -> Iterator[Entry]:
-        """Yield the files in a folder and below it by name, hidden ones left out."""
-        if not self.is_remote:
-            yield from self._list_local(self.path)
-            return
-        from pyarrow import fs
-
-        try:
-            system, path = self._remote()
-            infos = system.get_file_info(fs.FileSelector(path, recursive=True))
-        except Exception as error:
-            raise self._error(error, "listed") from error
-        scheme = self.uri.partition("://")[0]
-        for info in sorted(infos, key=lambda info: info.path):
-            inside = info.path.removeprefix(path).split("/")
-            if info.type == fs.FileType.File and not any(part.startswith(".") for part in inside):
-                yield Entry(Location(f"{scheme}://{info.path}"), int(info.size), int(info.mtime_ns or 0))
-
-    def _list_local(self, folder: Path) -> Iterator[Entry]:
-        try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError as error:
-            raise self._error(error, "listed") from error
-        for entry in entries:
-            if entry.name.startswith(".") or is_system_folder(entry.name):
-                continue
-            if entry.is_dir():
-                yield from self._list_local(Path(entry.path))
-            elif entry.is_file():
-                status = entry.stat()
-                yield Entry(Location(entry.path), status.st_size, status.st_mtime_ns)
+        Args:
+            on_skipped: called with a place and the reason for a link to nothing and a folder that cannot be listed;
+                None: the first of these is raised.
+        """
+        with self._errors("listed"):
+            files = list_remote(self.uri, on_skipped) if self.is_remote else list_local(self.path, on_skipped)
+            for path, size, time in files:
+                yield Entry(Location(path), size, time)
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
     def write(self, content: bytes) -> None:
-        """Write the whole file, or leave what was there: a temporary file and a rename, or a single put."""
-        try:
+        """Write the whole file, or leave what was there: a temporary file and a rename, or a single upload.
+
+        A local file is durable when this returns. Of a remote one above 10 MB an interrupted upload leaves parts
+        that are no object and that the bucket's rule for incomplete multipart uploads removes.
+        """
+        with self._errors("written"):
             if not self.is_remote:
                 make_folder(self.path.parent)
                 write_durably(self.path, content)
                 return
-            system, path = self._remote()
+            self._upload(content, len(content))
+
+    def write_file(self, path: Path) -> None:
+        """Write the content of a local file, without holding it in memory; whole or not at all, as `write`."""
+        with self._errors("written"):
+            if not self.is_remote:
+                with atomic_write(self.path, durable=True) as temporary:
+                    shutil.copyfile(path, temporary)
+                return
+            import pyarrow
+
+            with pyarrow.memory_map(str(path)) as source:
+                content = source.read_buffer()
+                self._upload(content, content.size)
+
+    def _upload(self, content: Any, size: int) -> None:
+        def run(system: Any, path: str) -> None:
+            # Written by one call: a stream that is closed early would complete a file that is cut off.
             with system.open_output_stream(path) as stream:
                 stream.write(content)
-        except Exception as error:
-            raise self._error(error, "written") from error
+
+        self._call(run, size / _UPLOAD_BYTES_PER_SECOND)
 
     def delete(self) -> None:
-        """Delete the file; one that is not there is no error."""
-        try:
+        """Delete the file; one that is not there is no error.
+
+        After the last file of a remote folder pyarrow leaves an empty object for it, `folder/`, which is not listed.
+        """
+        with self._errors("deleted"), contextlib.suppress(FileNotFoundError):
             if not self.is_remote:
                 self.path.unlink(missing_ok=True)
                 return
-            system, path = self._remote()
-            system.delete_file(path)
-        except FileNotFoundError:
-            return
-        except Exception as error:
-            raise self._error(error, "deleted") from error
+            self._call(lambda system, path: system.delete_file(path))
 
     # --- file systems ----------------------------------------------------------------------------------------------
 
-    def _remote(self) -> tuple[Any, str]:
-        """Return pyarrow's file system and the path in it."""
-        scheme, _, path = self.uri.partition("://")
-        with require_extra("remote", f"{scheme}:// addresses"):
-            return _file_system(scheme, path.partition("/")[0]), path.rstrip("/")
+    def _call(self, function: Callable[[Any, str], T], more_seconds: float = 0.0) -> T:
+        """Call a function with pyarrow's file system and the path in it, bounded in time."""
+        return Call(lambda: function(*open_file_system(self.uri)), remote_seconds() + more_seconds).result()
 
-    def _error(self, error: Exception, action: str) -> StorageError:
-        if isinstance(error, StorageError):
+    @contextlib.contextmanager
+    def _errors(self, action: str) -> Iterator[None]:
+        """Convert what a file system raises in the block to a `StorageError` that names the place."""
+        try:
+            with storage_errors(self.uri, action):
+                yield
+        except StorageError as error:
+            if error.is_missing:
+                raise self._explain_missing(error, action) from None
+            raise
+
+    def _explain_missing(self, error: StorageError, action: str) -> StorageError:
+        """Say of a remote place whether it is the bucket that is missing, or of the other kind."""
+        if not self.is_remote or "no such file" not in str(error):
             return error
-        if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] != "pyarrow":
-            raise error
-        return storage_error(error, self.uri, action)
+
+        def look(system: Any, path: str) -> tuple[str | None, str | None]:
+            bucket = path.partition("/")[0]
+            return _remote_kind(system, bucket), _remote_kind(system, path)
+
+        try:
+            bucket, kind = self._call(look)
+        except (OSError, ValueError, VertebraError):  # what was found out before holds
+            return error
+        what = f"{self.uri} cannot be {action}"
+        if bucket is None:
+            return StorageError(
+                f"{what}: there is no such bucket. Check its name, region and endpoint.", is_missing=True
+            )
+        if kind == "folder":
+            return StorageError(f"{what}: it is a folder, and a file is needed.")
+        if kind == "file":
+            return StorageError(f"{what}: it is a file, and a folder is needed.")
+        return error
 
 
-@functools.cache
-def _file_system(scheme: str, authority: str) -> Any:
-    """Return the file system of a scheme and a bucket or host, opened once a process."""
+def _remote_kind(system: Any, path: str) -> str | None:
     from pyarrow import fs
 
-    if scheme == "s3":
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        if region is None and endpoint is None:
-            region = fs.resolve_s3_region(authority)
-        return fs.S3FileSystem(
-            region=region,
-            endpoint_override=endpoint,  # Arrow reads the variable in URIs alone
-            allow_delayed_open=True,  # a small file is a single put
-            connect_timeout=5,
-            request_timeout=20,
-            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=3),
-        )
-    return fs.FileSystem.from_uri(f"{scheme}://{authority}")[0]
+    found = system.get_file_info(path).type
+    return {fs.FileType.Directory: "folder", fs.FileType.File: "file"}.get(found)
