@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from vertebra.errors import DataError, UsageError, first_line
 from vertebra.storage import FileState, Location, StorageError
-from vertebra.storage.location import REMOTE_SCHEMES
+from vertebra.storage.file_systems import REMOTE_SCHEMES
 
 from .chunks import Record
 from .listing import Listed, ListingWriter, read_photos

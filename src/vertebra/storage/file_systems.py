@@ -24,7 +24,7 @@ from vertebra.errors import UsageError, require_extra, suggest
 from .bounded_calls import finalize_s3_at_exit
 from .errors import AddressError, is_anonymous
 
-SCHEMES = ("s3", "gs", "gcs", "hdfs", "abfs", "abfss")
+REMOTE_SCHEMES = ("s3", "gs", "gcs", "hdfs", "abfs", "abfss")
 _WITH_BUCKETS = ("s3", "gs", "gcs")
 _VARIABLES = (
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_REGION"),
@@ -51,7 +51,7 @@ def remote_seconds() -> float:
 def refuse_credentials(uri: str) -> None:
     """Raise an `AddressError`, which has no part of them, where a URI has credentials in it: it would be logged."""
     scheme, _, rest = uri.partition("://")
-    if scheme.lower() not in SCHEMES or not rest:
+    if scheme.lower() not in REMOTE_SCHEMES or not rest:
         return  # such as a web address, which is not opened
     authority = rest.partition("/")[0]
     if re.search(r"(?i)[?&]X-Amz-(Signature|Credential)=", uri):
@@ -72,7 +72,7 @@ def check_address(uri: str) -> None:
     """Raise an `AddressError` where a URI cannot be opened."""
     refuse_credentials(uri)
     scheme, _, rest = uri.partition("://")
-    if scheme not in SCHEMES:
+    if scheme not in REMOTE_SCHEMES:
         raise AddressError(_explain_scheme(scheme, uri))
     if not rest.partition("/")[0]:
         what = "bucket" if scheme in _WITH_BUCKETS else "host"
@@ -85,7 +85,7 @@ def check_address(uri: str) -> None:
 
 
 def _explain_scheme(scheme: str, uri: str) -> str:
-    known = ", ".join(f"{name}://" for name in SCHEMES)
+    known = ", ".join(f"{name}://" for name in REMOTE_SCHEMES)
     if scheme.lower() in ("http", "https"):
         address = re.sub(r"[?#].*", "", re.sub(r"//[^/]*@", "//", uri))
         return (
@@ -94,7 +94,7 @@ def _explain_scheme(scheme: str, uri: str) -> str:
     if scheme.lower() == "file":
         return f"{uri}: write the path of a local file without file://"
     instead = "s3" if scheme.lower() in ("s3a", "s3n", "s3") else scheme.lower()
-    hint = f"Write {instead}://…" if instead in SCHEMES else suggest(scheme, SCHEMES)
+    hint = f"Write {instead}://…" if instead in REMOTE_SCHEMES else suggest(scheme, REMOTE_SCHEMES)
     return f"{scheme}:// is not read; a path is, and {known}. {hint}".rstrip()
 
 
