@@ -50,6 +50,7 @@ _EXPORTS: dict[str, tuple[str, str | None]] = {
     **dict.fromkeys(("models", "create_model", "get_model", "get_model_weights"), ("vertebra.models", "torch")),
     **dict.fromkeys(("get_weight", "is_model", "list_models", "list_modules"), ("vertebra.models", "torch")),
     **dict.fromkeys(("list_pretrained", "model_entrypoint"), ("vertebra.models", "torch")),
+    "Photo": ("vertebra.runtime.photo", None),
     "Preprocessing": ("vertebra.preprocessing", None),
     "explore": ("vertebra.explore", "torch"),
     "export": ("vertebra.export", "torch"),

@@ -124,7 +124,7 @@ def test_a_name_that_stands_there_twice_is_told(tmp_path):
 
 def test_an_empty_photo_has_an_error(tmp_path):
     path = shard(tmp_path / "a.tar", [("1.jpg", b""), ("2.jpg", photo(2))])
-    assert [record.error for record in read(path)] == [f"{path}::1.jpg is empty (0 bytes).", None]
+    assert [record.error for record in read(path)] == [f"{path}::1.jpg is empty", None]
 
 
 def test_archives_that_were_joined_are_read_to_the_end(tmp_path):

@@ -58,7 +58,7 @@ def connected(address: str) -> Iterator[None]:
                 **quiet,
             )
         else:
-            ray.init(address=address, **quiet)
+            ray.init(address=_address_for_ray(address), **quiet)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise _connection_error(address, error) from error
     finally:
@@ -87,6 +87,16 @@ def _require_answer(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise _connection_error(address, error) from error
+
+
+def _address_for_ray(address: str) -> str:
+    """Return an address as `ray.init` reaches it.
+
+    Ray replaces 127.0.0.1 by this machine's own address, on which a cluster that was told to stay on loopback does not
+    answer. It leaves the same address in IPv6's form as it is.
+    """
+    host, _, port = address.rpartition(":")
+    return f"[::ffff:127.0.0.1]:{port}" if host in ("127.0.0.1", "localhost") else address
 
 
 def _connection_error(address: str, error: Exception) -> VertebraError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ from .parts import part_name
 from .run_description import RunDescription
 
 STATE = "_vertebra"
+_UNFINISHED = re.compile(r"\.(part-\d+|run|done-\d+|summary|token|_SUCCESS)\.[0-9a-f]{12}(\.\w+)?")
 TOKEN = "token"  # noqa: S105 - a file by which a node tells that it sees the same folder
 
 
@@ -96,15 +98,22 @@ class RunTarget:
         return found
 
     def _sizes(self) -> dict[str, int]:
-        """Return the files beside its state by name; those that begin with a dot or `_` are left out, as readers do."""
-        start = (self.location / "x").uri[:-1]
+        """Return the size of each file by its path in the folder, of those that readers take for results."""
+        root = (self.location / "-").uri[:-1]
         try:
-            sizes = {entry.location.uri.removeprefix(start): entry.size for entry in self.location.list()}
-            return {name: size for name, size in sizes.items() if not name.startswith(("_", "."))}
+            sizes = {entry.location.uri.removeprefix(root): entry.size for entry in self.location.list()}
         except StorageError as error:
             if error.is_missing:
                 return {}
             raise
+        return {path: size for path, size in sizes.items() if not path.startswith(("_", "."))}
+
+    def _delete_unfinished(self) -> None:
+        """Delete what was being written when its writer was killed, on file systems that have such files."""
+        if not self.location.is_remote:
+            for path in [*self.location.path.glob(".*"), *self.state.path.glob(".*")]:
+                if _UNFINISHED.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
 
     def finish(self, run: RunDescription) -> None:
         """Check that the parts are those of the manifest and of the listing, and mark the run as finished.
@@ -129,9 +138,10 @@ class RunTarget:
         rows = sum(self.manifest.records[name].rows for name in names)
         if run.photos is not None and rows != run.photos:
             raise VertebraError(
-                f"{self.location} has {counted(rows, 'row')} of {counted(run.photos, 'photo')}: these have changed since "
-                "they were listed. Give another --out."
+                f"{self.location} has {counted(rows, 'row')} of {counted(run.photos, 'photo')}: the source has changed "
+                "since it was listed. Give another --out."
             )
+        self._delete_unfinished()
         summary = {"photos": rows, "failed": self.manifest.errors, "parts": len(names)}
         (self.state / "summary.json").write(dumps(summary, indent=1).encode("ascii"))
         (self.location / "_SUCCESS").write(b"")

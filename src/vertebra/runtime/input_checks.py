@@ -17,8 +17,8 @@ from vertebra.photo_files import HEAD_BYTES, SUFFIXES, image_format
 
 LONGEST_PATH = 4_096  # characters
 ONE_IMAGE = (
-    "a path, a web address, the bytes of a file, an open binary file, a PIL image, a NumPy array uint8 (H, W, 3) or a "
-    "torch tensor uint8 (3, H, W)"
+    "a path, a web address, the bytes of a file, an open binary file, a vertebra.Photo, a PIL image, a NumPy array "
+    "uint8 (H, W, 3) or a torch tensor uint8 (3, H, W)"
 )
 TABLES = ("DataFrame", "LazyFrame", "Table", "RecordBatch")
 _MISSING = ("NoneType", "NAType", "NaTType")

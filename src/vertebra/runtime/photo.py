@@ -27,11 +27,16 @@ Opened: TypeAlias = Source | Image.Image | NetworkPixels  # what is preprocessed
 
 @dataclass(frozen=True)
 class Photo:
-    """A file, a web address, an open file or an image in memory."""
+    """A photo with its name: what `predict` and `predict_many` take where photos come from elsewhere than files.
+
+    `Photo("s3://bucket/1.jpg", content=data)` has the bytes of a file, and `Photo("s3://bucket/2.jpg", error="access is
+    denied")` stands for one that could not be read. Of `predict_many` each is a result with that name: with the `error`
+    given, or what is wrong with bytes that are empty, damaged or no image.
+    """
 
     path: str  # a file or a web address; for others, their name in results and errors
     error: str | None = None  # why it cannot be read
-    content: Opened | Pixels | None = None  # an image in memory or an open file; None: read from `path`
+    content: Opened | Pixels | None = None  # bytes, an open file or an image in memory; None: read from `path`
     may_change: bool = False  # has to be read before the next item is requested, by one thread at a time
 
     def open(self) -> Opened:

@@ -141,6 +141,7 @@ class Predictor:
             photo: one of
                 a path or a web address;
                 the bytes of an image file, or such a file, open in binary mode;
+                a `Photo`: bytes with the photo's name, or why it could not be read;
                 a PIL image of any mode: what its file gives, EXIF orientation included; one made in memory, of mode I,
                 I;16 or F, is refused where its values do not tell what is white;
                 NumPy uint8 (H, W, 3) in the order red, green, blue; also (H, W) and (H, W, 1) of grey, and (H, W, 4) of
@@ -178,7 +179,9 @@ class Predictor:
     ) -> Iterator[Prediction]:
         """Classify any number of photos in the order given; one that cannot be read comes with its `error`.
 
-        Only a few dozen are in memory at a time. What a generator gives is read before the next is asked for.
+        Only a few dozen are in memory at a time. What a generator gives is read before the next is asked for. Photos
+        of a database or an archive are given as `Photo(name, content=bytes)`, or `Photo(name, error=text)` for one that
+        could not be read, and each is a result.
 
         Args:
             photos: a list, a generator or another iterable of what `predict` takes. A text in it may also be a folder,

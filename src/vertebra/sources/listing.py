@@ -202,17 +202,19 @@ def read_photo(photo: Listed) -> Record:
             content = location.read_bytes()
     except (StorageError, ImageError) as error:
         return Record(name, error=str(error))
-    return Record(name, content) if content else Record(name, error=f"{name} is empty (0 bytes).")
+    return Record(name, content) if content else Record(name, error=f"{name} is empty")
 
 
 def _require_file(path: Path) -> None:
-    """Raise a `StorageError` for what is there and is no file: reading a pipe may never end."""
+    """Raise a `StorageError` in predict's words for what is missing or no file: reading a pipe may never end."""
     try:
         status = path.stat()
+    except FileNotFoundError:
+        raise StorageError(f"{path}: no such file", is_missing=True) from None
     except (OSError, ValueError):  # reading it says what is wrong
         return
     if not stat.S_ISREG(status.st_mode):
-        what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, a socket or a device"
-        raise StorageError(f"{path} is {what}, not a photo.")
+        what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
+        raise StorageError(f"{path} is {what}, not an image file")
     if status.st_size > MAX_PHOTO:
         raise StorageError(f"{path} has {status.st_size:,} bytes; a photo of at most {MAX_PHOTO:,} is read.")

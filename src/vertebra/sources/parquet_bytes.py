@@ -164,7 +164,7 @@ def _record(location: Location, row: int, path: str | None, content: bytes | Non
     where = name if not path else f"{name} ({row_name(location, row)})"
     if content is None:
         return Record(name, error=f"{where} has no bytes: its value is null.")
-    return Record(name, content) if content else Record(name, error=f"{where} is empty (0 bytes).")
+    return Record(name, content) if content else Record(name, error=f"{where} is empty")
 
 
 def arrow_errors() -> tuple[type[Exception], ...]:

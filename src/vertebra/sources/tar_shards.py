@@ -121,7 +121,7 @@ class TarChunk:
         if not has_suffix and image_format(head) is None:
             return None
         content = head + reader.content(len(head))
-        return Record(name, content) if content else Record(name, error=f"{name} is empty (0 bytes).")
+        return Record(name, content) if content else Record(name, error=f"{name} is empty")
 
 
 def _damage(error: Exception) -> str:
