@@ -73,7 +73,7 @@ ROOMS = {
     "introspect": BASE | {"models", "graph"},
     "explore": BASE | {"introspect", "anatomy", "models", "graph", "report", "runtime"},
     "lab": BASE | {"introspect", "anatomy", "train", "models", "graph", "data", "report", "__init__"},
-    "storage": {"errors", "files", "photo_files"},
+    "storage": {"errors", "cache", "files", "photo_files", "units"},
     "sources": BASE | {"storage"},
     "cluster": BASE | {"storage", "sources", "runtime", "loading", "__init__"},  # the last for its version
     "data": BASE | {"runtime", "report", "storage", "sources"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .errors import AddressError, StorageError
 from .file_state import FileState
+from .local_cache import fetch_verified, local_copy
 from .location import Entry, Location
 
-__all__ = ["AddressError", "Entry", "FileState", "Location", "StorageError"]
+__all__ = ["AddressError", "Entry", "FileState", "Location", "StorageError", "fetch_verified", "local_copy"]

@@ -1,0 +1,208 @@
+"""`local_copy`: remote files on this machine, in a part of the cache that is bounded in size.
+
+A copy is kept by URI and version, below `remote` in VERTEBRA_CACHE; the least recently asked for are deleted to make
+room. VERTEBRA_REMOTE_CACHE_GB (20) bounds the sum; never more than half of what is free on the disk and taken by copies
+is used. Of several processes and threads that ask for a file at once, one downloads it and the others wait. A file that
+is deleted while it is open or mapped stays readable to those that have it open (not on Windows, where it stays).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from vertebra.cache import cache_dir, creation_lock, fingerprint, scratch_dir
+from vertebra.errors import UsageError
+from vertebra.files import atomic_write
+from vertebra.units import GIGA, size
+
+from .errors import StorageError, storage_error
+from .file_state import FileState
+from .location import Location
+from .remote_file import RemoteFile
+
+_DEFAULT_GB = 20.0
+_DISK_SHARE = 0.5
+_UNTOUCHED_SECONDS = 60.0  # a copy is not deleted so soon after it was given out, as it may not have been opened yet
+_TRIES = 3  # for a file that changes while it is downloaded
+
+
+def local_copy(location: Location, waiting: Callable[[], None] = lambda: None) -> Path:
+    """Return a local file with the content of a location; of a local one its own path.
+
+    Asks for the file's version (one request) and downloads it unless that version is in the cache. Open the file soon:
+    after a minute it may be deleted to make room for another.
+
+    Args:
+        location: a file.
+        waiting: called once before it waits for another process that downloads the same file.
+
+    Raises:
+        StorageError: it cannot be read, or there is no room for it (`is_full`).
+    """
+    if not location.is_remote:
+        location.state()  # raises for one that is missing
+        return location.path
+    for attempt in range(_TRIES):
+        try:
+            return _cached(location, location.state(), waiting)
+        except _ChangedError:
+            if attempt == _TRIES - 1:
+                break
+    raise StorageError(f"{location} changes while it is read. Try again when it is no longer written.")
+
+
+def fetch_verified(location: Location, sha256: str) -> Path:
+    """Return a `local_copy` whose content has this SHA-256 (64 hex digits).
+
+    Raises:
+        StorageError: it has another one, or cannot be read.
+    """
+    path = local_copy(location)
+    found = fingerprint(path)
+    if found != sha256 and location.is_remote:  # damaged on this disk, perhaps
+        path.unlink(missing_ok=True)
+        path = local_copy(location)
+        found = fingerprint(path)
+    if found != sha256:
+        raise StorageError(
+            f"{location} has the SHA-256 {found[:16]}…, and {sha256[:16]}… is expected: it has been replaced or "
+            "damaged. Put back the file, or name the one that is meant."
+        )
+    return path
+
+
+class _ChangedError(Exception):
+    """The file has changed between the question for its version and the end of the download."""
+
+
+def _cached(location: Location, state: FileState, waiting: Callable[[], None]) -> Path:
+    key = hashlib.sha256(f"{location.uri}\0{state.version}\0{state.size}".encode("utf-8", "surrogateescape"))
+    for root in (cache_dir() / "remote", scratch_dir() / "remote"):
+        folder = root / key.hexdigest()[:32]
+        path = folder / _file_name(location)
+        if _is_whole(path, state):
+            _touch(folder)
+            return path
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):  # a read-only cache: for this process alone
+                continue
+            raise storage_error(error, str(folder), "made") from error
+        with creation_lock(path, waiting):
+            if not _is_whole(path, state):  # else another process was first
+                _remove_rests(folder)
+                _make_room(root, state.size, location)
+                _download(location, state, path)
+        _touch(folder)
+        return path
+    raise StorageError(f"{location} cannot be copied: {cache_dir()} and the folder for temporary files are read-only.")
+
+
+def _download(location: Location, state: FileState, path: Path) -> None:
+    """Download a file to `path`, whole or not at all."""
+    try:
+        with RemoteFile(location.uri) as source:
+            if source.state != state:
+                raise _ChangedError
+            with atomic_write(path) as temporary, temporary.open("r+b") as file:
+                file.truncate(state.size)  # others that make room count it
+                for part in source.parts():
+                    file.write(part)
+    except OSError as error:
+        _remove_folder(path.parent)
+        raise storage_error(error, str(path), "written") from error
+    except BaseException:
+        _remove_folder(path.parent)
+        raise
+
+
+def _is_whole(path: Path, state: FileState) -> bool:
+    try:
+        return path.stat().st_size == state.size
+    except OSError:
+        return False
+
+
+def _file_name(location: Location) -> str:
+    """The name of the copy: the file's own, unless no local file may have it."""
+    name = location.name
+    fits = name not in ("", ".", "..") and not name.startswith(".") and len(os.fsencode(name)) <= 200
+    return name if fits and name.isprintable() and os.name != "nt" else f"file{location.suffix[:16]}"
+
+
+# --- room -------------------------------------------------------------------------------------------------------------
+
+
+def _make_room(root: Path, needed: int, location: Location) -> None:
+    """Delete the least recently used copies until `needed` bytes fit; a `StorageError` if they never do."""
+    copies = sorted(_copies(root))
+    used = sum(bytes_ for _, bytes_, _ in copies)
+    try:
+        free = shutil.disk_usage(root).free
+    except OSError:
+        free = 1 << 62
+    limit = min(_limit_bytes(), (free + used) * _DISK_SHARE)
+    if needed > limit:
+        raise StorageError(
+            f"{location} has {size(needed)}, and the cache in {root} may take {size(limit)}. Make room on the disk, "
+            f"set VERTEBRA_REMOTE_CACHE_GB={math.ceil(needed / GIGA) + 1}, or name another folder by VERTEBRA_CACHE.",
+            is_full=True,
+        )
+    newest = time.time() - _UNTOUCHED_SECONDS
+    for touched, bytes_, folder in copies:
+        if used + needed <= limit:
+            return
+        if touched < newest:
+            _remove_folder(folder)
+            used -= bytes_
+
+
+def _copies(root: Path) -> Iterator[tuple[float, int, Path]]:
+    """Yield of each copy when it was asked for last, its bytes and its folder."""
+    for folder in root.iterdir():
+        try:
+            touched = folder.stat().st_mtime
+            yield touched, sum(file.stat().st_size for file in folder.iterdir()), folder
+        except OSError:  # deleted meanwhile
+            continue
+
+
+def _limit_bytes() -> float:
+    given = os.environ.get("VERTEBRA_REMOTE_CACHE_GB")
+    try:
+        limit = float(given) if given else _DEFAULT_GB
+    except ValueError:
+        limit = math.nan
+    if not 0 < limit < 1e6:
+        raise UsageError(f"VERTEBRA_REMOTE_CACHE_GB is {given!r}; give a number of GB, such as 50.")
+    return limit * GIGA
+
+
+def _touch(folder: Path) -> None:
+    # The folder's time, as the file's own would tell those who watch it that it has changed.
+    with contextlib.suppress(OSError):
+        os.utime(folder)
+
+
+def _remove_rests(folder: Path) -> None:
+    """Delete what a killed download has left; the caller holds the lock."""
+    with contextlib.suppress(OSError):
+        for file in folder.iterdir():
+            if not file.name.endswith(".lock"):
+                file.unlink(missing_ok=True)
+
+
+def _remove_folder(folder: Path) -> None:
+    """Delete a copy, and its folder unless a process waits in it."""
+    with contextlib.suppress(OSError):
+        _remove_rests(folder)
+        folder.rmdir()
