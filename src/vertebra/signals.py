@@ -43,7 +43,9 @@ def raise_on_termination() -> Iterator[None]:
 
 
 @contextmanager
-def signal_handler(handler: Callable[[int, FrameType | None], None], numbers: Iterable[int]) -> Iterator[None]:
+def signal_handler(
+    handler: Callable[[int, FrameType | None], None] | signal.Handlers, numbers: Iterable[int]
+) -> Iterator[None]:
     """Handle these signals with `handler` in the block, except ignored ones; main thread only."""
     # None: set by code that is not Python, which cannot be restored.
     before = {number: signal.getsignal(number) for number in numbers}

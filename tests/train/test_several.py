@@ -190,7 +190,7 @@ def ended(process, *, well):
 
 
 def picture_weights(folder):
-    assert {path.name for path in folder.iterdir()} - {"tensorboard"} == FILES
+    assert {path.name for path in folder.iterdir()} - {"tensorboard", "torchrun.json"} == FILES
     return load_file(folder / "weights.safetensors")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import re
+import signal
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,9 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from vertebra.errors import first_line
+from vertebra.errors import UsageError, first_line
 from vertebra.machine import usable_cores
+from vertebra.signals import TERMINATION_SIGNALS, signal_handler
 
+from .launch import Launch, LostProcessError
+from .process_join import JOIN_TIMEOUT, Peer, check_peers, join
 from .run_folder import TrainError
 
 # A dead process is noticed at once; the timeouts are for one that hangs or is cut off.
@@ -26,10 +31,7 @@ _PREPARE_TIMEOUT = timedelta(hours=12)
 
 # gloo groups, so that reducing flags does not synchronise the GPU; created by the first `init_distributed`.
 _groups: dict[timedelta, Any] = {}
-
-
-class LostProcessError(RuntimeError):
-    """Another process ended or cannot be reached, for an unknown reason."""
+_peers: list[Peer] = []
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Distributed:
     size: int
     local_size: int  # processes on this machine
     device: torch.device
+    peers: tuple[Peer, ...] = ()  # all processes by rank; empty: this is the only one
 
     @property
     def is_first(self) -> bool:
@@ -56,7 +59,8 @@ class Distributed:
     def barrier(self) -> None:
         """Wait for all processes."""
         if self.size > 1:
-            dist.barrier()
+            with _raising_lost_process():  # not on the GPU, where a lost process would not be noticed
+                dist.all_reduce(torch.zeros(()), group=_groups[_STEP_TIMEOUT])
 
     def broadcast(self, value: Any) -> Any:
         """Return the value of rank 0; every process must call it."""
@@ -138,8 +142,16 @@ def no_sync(module: Any, *, last: bool) -> AbstractContextManager[None]:
 def _raising_lost_process() -> Iterator[None]:
     try:
         yield
+    except LostProcessError:
+        raise
     except RuntimeError as error:  # gloo raises plain RuntimeErrors
-        raise LostProcessError(first_line(error)) from error
+        raise lost_process(error) from error
+
+
+def lost_process(error: RuntimeError) -> LostProcessError:
+    """Return the error with torch's reason: its first sentence, without the place in the source of gloo."""
+    reason = re.sub(r"^\[\S+:\d+\]\s*", "", first_line(error))
+    return LostProcessError(reason.partition(". ")[0])
 
 
 def is_lost_process(error: RuntimeError) -> bool:
@@ -150,19 +162,58 @@ def is_lost_process(error: RuntimeError) -> bool:
     )
 
 
-def init_distributed() -> Distributed:
-    """Join the processes that torchrun started, if it did."""
-    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    local_size, local = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
-    on_gpu = torch.cuda.is_available() and torch.cuda.device_count() >= local_size
-    device = torch.device("cuda", local) if on_gpu else torch.device("cpu")
+def init_distributed(launch: Launch | None = None) -> Distributed:
+    """Join the processes that torchrun started, if it did.
+
+    Raises:
+        UsageError: versions or kinds of device differ between the machines; raised in every process.
+        LostProcessError: a process has not come, or has ended meanwhile.
+    """
+    launch = launch or Launch.from_environment()
+    on_gpu = torch.cuda.is_available() and torch.cuda.device_count() >= launch.local_size
+    device = torch.device("cuda", launch.local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
-    if size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_STEP_TIMEOUT)
+    if launch.size > 1 and not dist.is_initialized():
+        _peers[:] = _join(launch, device)
+    if not on_gpu:
+        torch.set_num_threads(max(1, usable_cores() // launch.local_size))
+    return Distributed(launch.rank, launch.size, launch.local_size, device, tuple(_peers))
+
+
+def _join(launch: Launch, device: torch.device) -> list[Peer]:
+    """Create the process groups."""
+    with _raising_lost_process():
+        meeting = dist.rendezvous("env://", launch.rank, launch.size, timeout=JOIN_TIMEOUT)  # type: ignore[attr-defined]
+        store, _, _ = next(meeting)
+        prefix, peers = join(store, Peer.of_this_process(launch, device.type), launch.size)
+    try:
+        check_peers(peers)
+    except UsageError as error:
+        vars(error).update(is_reported_by_first=launch.rank > 0)
+        raise
+    with _raising_lost_process(), _ended_by_signals():
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            store=dist.PrefixStore(prefix, store),  # type: ignore[attr-defined]
+            rank=launch.rank,
+            world_size=launch.size,
+            timeout=_STEP_TIMEOUT,
+        )
         _groups.update(
             {within: dist.new_group(backend="gloo", timeout=within) for within in (_STEP_TIMEOUT, _PREPARE_TIMEOUT)}
         )
-    if not on_gpu:
-        torch.set_num_threads(max(1, usable_cores() // local_size))
-    return Distributed(rank, size, local_size, device)
+    return peers
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let signals end the process, which has begun nothing: torch waits for others without running Python's handlers.
+
+    torchrun ends all processes by a signal if one has failed, and waits for 30 s for those that do not end.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with signal_handler(signal.SIG_DFL, (signal.SIGINT, *TERMINATION_SIGNALS)):
+        yield

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from vertebra.card import Preprocessing
-from vertebra.errors import ImageError, first_line
+from vertebra.errors import ImageError
 from vertebra.machine import usable_cores
 from vertebra.malloc import retain_freed_memory
 from vertebra.models import ConvNet
@@ -25,7 +25,7 @@ from vertebra.signals import TERMINATION_SIGNALS, signal_handler
 
 from .batch_limits import check_photos
 from .batch_loader import Batch, TrainPhotos, load_batches, steps_of_epoch
-from .distributed import Distributed, LostProcessError, is_lost_process
+from .distributed import Distributed, is_lost_process, lost_process
 from .early_stopping import EarlyStopping, validation_score
 from .metrics import Floats
 from .optimizer import disable_inplace, freeze
@@ -96,7 +96,7 @@ class Trainer:
                 except RuntimeError as error:
                     if not is_lost_process(error):
                         raise
-                    raise LostProcessError(first_line(error)) from error
+                    raise lost_process(error) from error
         self.distributed.barrier()  # rank 0 has written the weights that all ranks load
         self.network.load_state_dict(load_best(self.folder, state.best_step))
         return state

@@ -20,6 +20,7 @@ from .distributed import Distributed
 from .evaluation import EvaluatedPredictions, evaluate_probe, evaluate_training
 from .fit import Trainer
 from .leakage import find_leaks, leak_notes
+from .machine_checks import require_same_photos
 from .prepare import PreparedProbe, Timer, prepare_probe, run_preprocessing
 from .prepare_training import PreparedTraining, build_run_trainer, prepare_training
 from .probe import Probe, fit_probe, network_with_head
@@ -99,6 +100,7 @@ def run_training(settings: Settings, folder: Path, distributed: Distributed, pro
     settings = Settings.from_toml(folder / SETTINGS)
     reject_changed_settings(settings, folder)
     start = PreparedTraining.read(folder)
+    require_same_photos(folder, start.states, distributed, progress)
     timer = Timer(dict(start.seconds))
     with distributed.raise_together():
         trainer = build_run_trainer(settings, folder, distributed, progress, start.classes)

@@ -97,6 +97,13 @@ def changed_photos(
     return f"{len(changed):,} photos have been changed ({names})" if changed else ""
 
 
+def missing_photos(folder: Path) -> list[str]:
+    """Return the photos of data.csv that are not there, or whose shard is not."""
+    names = [row["path"] for row in read_rows(folder)]
+    states = file_states(map(parse_place, names))
+    return [name for name, state in zip(names, states, strict=True) if state is None]
+
+
 def file_states(paths: Iterable[PhotoPlace]) -> list[FileState | None]:
     """Return size and times of each photo's file, or of the shard that it is in; None if it is missing.
 

@@ -33,6 +33,8 @@ MODEL, METRICS, SETTINGS, WEIGHTS = RUN_MODEL, RUN_METRICS, RUN_SETTINGS, RUN_WE
 REPORT, DATA = "report.html", "data.csv"
 START = "start.json"  # `PreparedTraining`, until the run is finished
 CHECKPOINT, LOG = "checkpoint.safetensors", "metrics.jsonl"
+LAUNCH = "torchrun.json"  # `LaunchRecord`, if torchrun started the run
+RUNS = Path("runs")  # the folder of runs without --out
 LOCK = ".lock"  # of `files.locked`
 BEST = "best-{}.safetensors"
 
@@ -50,14 +52,14 @@ class Stopped(TrainError):  # noqa: N818
 
 
 @contextlib.contextmanager
-def locked_run(folder: Path, remedy: str) -> Iterator[None]:
+def locked_run(folder: Path, remedy: str, wait: float = 0.0) -> Iterator[None]:
     """Lock the folder for training; reading it (evaluate, predict, serve) needs no lock.
 
-    An InUseError if another process holds the lock; `remedy` is the advice in its message.
+    An InUseError if another process holds the lock for `wait` seconds; `remedy` is the advice in its message.
     """
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(locked(folder, remedy))
+            stack.enter_context(locked(folder, remedy, wait=wait))
         except OSError as error:
             raise write_error(folder, error) from error
         yield
@@ -80,7 +82,8 @@ def new_folder(out: Path) -> Path:
 def require_empty(out: Path) -> None:
     """Reject a folder that is not empty."""
     try:
-        filled = any(path.name != LOCK for path in out.iterdir())
+        # A process that was killed before it wrote the settings may have left the others.
+        filled = any(path.name not in (LOCK, LAUNCH) and not _is_temporary(path.name) for path in out.iterdir())
     except OSError as error:
         raise UsageError(f"{out} cannot be read ({error.strerror or error}). Give another --out.") from error
     if filled:
@@ -91,7 +94,7 @@ def default_folder(data: str, model: str) -> Path:
     """Create `runs/photos-efficientnet_lite0`, with a number appended if it exists."""
     name = Path(os.path.realpath(data)).stem if os.path.exists(data) else data  # noqa: PTH110 - that of `Path` may raise
     stem = re.sub(r"[^\w.-]+", "-", name).strip("-") or "data"
-    first = Path("runs") / f"{stem}-{model}"
+    first = RUNS / f"{stem}-{model}"
     number, found = 1, first
     while True:
         try:
@@ -107,12 +110,16 @@ def default_folder(data: str, model: str) -> Path:
 
 def remove_temporaries(folder: Path) -> None:
     """Remove temporary files that a killed process left; the folder must be locked."""
-    names = (MODEL, REPORT, METRICS, SETTINGS, DATA, WEIGHTS, START, CHECKPOINT, LOG)
-    # safetensors names its temporary files tmp*.
-    for start in (*(f"{Path(name).stem}." for name in names), "best-", "tmp"):
-        for left in folder.glob(f".{start}*"):
+    for left in folder.iterdir():
+        if _is_temporary(left.name):
             with contextlib.suppress(OSError):
                 left.unlink()
+
+
+def _is_temporary(name: str) -> bool:
+    names = (MODEL, REPORT, METRICS, SETTINGS, DATA, WEIGHTS, START, CHECKPOINT, LOG, LAUNCH)
+    # safetensors names its temporary files tmp*.
+    return name.startswith((*(f".{Path(name).stem}." for name in names), ".best-", ".tmp"))
 
 
 def remove_training_state(folder: Path) -> None:

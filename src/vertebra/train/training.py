@@ -4,38 +4,36 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vertebra.data import is_public_name, resolve_source
-from vertebra.errors import UsageError, VertebraError, require_extra, require_packages, suggest
-from vertebra.files import write_durably
+from vertebra.errors import UsageError, require_extra, require_packages, suggest
 from vertebra.model_argument import resolve_model
 from vertebra.model_table import networks
 from vertebra.progress import Progress, silent
-from vertebra.signals import Terminated, raise_on_termination
 
+from .launch import Launch, LostProcessError
+from .launch_record import LaunchRecord, is_started_by, recorded_settings
 from .run_folder import (
-    LOCK,
+    LAUNCH,
     METRICS,
     MODEL,
     SETTINGS,
     WEIGHTS,
-    Stopped,
     TrainError,
-    default_folder,
     locked_run,
-    new_folder,
     remove_temporaries,
     remove_training_state,
-    require_empty,
+    resumable_write,
     resume_command,
     write_error,
     write_text,
 )
+from .run_start import LOCK_SECONDS, begin_run, begun_by_job, interrupts_as_stopped
 from .settings_file import read_toml
 from .train_settings import FIXED, Settings
 from .trained_classifier import Classifier
@@ -68,27 +66,105 @@ def train(
         PrecisionError: with `strict`: the run does not reach `precision`; it is kept.
     """
     _reject_worker()
+    launch = Launch.from_environment()
+    with ExitStack() as held, _lost_process_as_error(launch) as known:
+        if launch.size == 1:
+            # Reject what can be rejected before torch is imported, which takes seconds.
+            settings = _new_settings(data, options)
+            agents = _agents(launch)
+            begun = begun_by_job(settings, out, launch, agents)
+            folder = held.enter_context(begin_run(settings, out, launch, agents, begun))
+            if begun is None:
+                resolve_source(settings.resolved_data, **settings.columns)
+            _require_packages(settings)
+            distributed = _init_distributed(launch)
+        else:
+            distributed = _init_distributed(launch)
+            settings, folder = _begin_together(data, out, options, launch, distributed, held)
+        known.append(folder)
+        if launch.run_id is not None:
+            if distributed.broadcast(_is_finished(folder) if distributed.is_first else None):
+                return _finished_run(folder, distributed)
+            settings = Settings.from_toml(folder / SETTINGS)  # an earlier start may have found a learning rate
+        classifier = _run(settings, folder, distributed, progress)
+    return _require_precision(classifier, settings)
+
+
+def _new_settings(data: str | os.PathLike[str], options: Mapping[str, Any]) -> Settings:
+    """Return the settings of a new run."""
     paths = {name: os.fspath(value) for name, value in options.items() if isinstance(value, os.PathLike)}
     settings = Settings.from_mapping({"data": os.fspath(data), **options, **paths}, "train()")
     settings = _resolve_network(settings)
     places = (None if is_public_name(settings.data) else settings.data, settings.weights, settings.image_root)
     if any(text is not None and not Path(text).is_absolute() and Path(text).exists() for text in places):
         settings = replace(settings, cwd=str(Path.cwd()))  # the run may be resumed from another folder
-    folder: Path | None = None
-    with ExitStack() as held:
-        if os.environ.get("WORLD_SIZE", "1") == "1":  # not started by torchrun
-            # Reject what can be rejected before torch is imported, which takes seconds.
-            folder = held.enter_context(_new_run(settings, out))
-            resolve_source(settings.resolved_data, **settings.columns)
+    return settings
+
+
+def _begin_together(
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None,
+    options: Mapping[str, Any],
+    launch: Launch,
+    distributed: Distributed,
+    held: ExitStack,
+) -> tuple[Settings, Path]:
+    """Return the settings and the folder of the run that several processes begin, or go on with after a restart."""
+    from .machine_checks import require_same_values, require_shared
+
+    with distributed.raise_together():
+        settings = _new_settings(data, options)
         _require_packages(settings)
-        with require_extra(_EXTRA, _FEATURE):
-            from .distributed import init_distributed
-        distributed = init_distributed()
-        with distributed.raise_together():
-            if distributed.is_first and folder is None:
-                folder = held.enter_context(_new_run(settings, out))
-        classifier = _run(settings, distributed.broadcast(folder), distributed, progress)
-    return _require_precision(classifier, settings)
+        _require_one_process(settings, distributed)
+    require_same_values(recorded_settings(settings), distributed)
+    agents = _agents(launch, distributed)
+    # Rank 0 may have been on another machine before.
+    found = begun_by_job(settings, out, launch, agents) if launch.local_rank == 0 else None
+    begun = distributed.first_value(None if found is None else found.absolute())
+    folder = None
+    with distributed.raise_together():
+        if distributed.is_first:
+            folder = held.enter_context(begin_run(settings, out, launch, agents, found or begun))
+    return settings, require_shared(None if out is None else Path(out), folder, distributed)
+
+
+def _agents(launch: Launch, distributed: Distributed | None = None) -> set[str]:
+    """Return what identifies the torchrun of each machine."""
+    known = [launch.agent, *(peer.agent for peer in (distributed.peers if distributed else ()))]
+    return {agent for agent in known if agent is not None}
+
+
+def _require_one_process(settings: Settings, distributed: Distributed) -> None:
+    if settings.method == "probe" and distributed.size > 1:
+        raise UsageError(
+            "the probe has nothing to share among processes: its features are computed once. Start it without "
+            "torchrun, or with --method finetune."
+        )
+
+
+def _init_distributed(launch: Launch) -> Distributed:
+    with require_extra(_EXTRA, _FEATURE):
+        from .distributed import init_distributed
+    return init_distributed(launch)
+
+
+@contextmanager
+def _lost_process_as_error(launch: Launch) -> Iterator[list[Path]]:
+    """Turn the loss of another process into a TrainError that says how it goes on; takes the run's folder."""
+    known: list[Path] = []
+    try:
+        yield known
+    except LostProcessError as error:
+        if launch.is_restarted_next:
+            remedy = (
+                f"torchrun starts all processes again (restart {launch.restarts + 1} of {launch.max_restarts}), and "
+                "the run goes on from its last checkpoint."
+            )
+        elif known:
+            remedy = f"Resume with: {resume_command(known[0])}"
+        else:
+            remedy = "Run the same command again."
+        raise TrainError(f"another process ended: {error}. {remedy}") from error
 
 
 def _require_packages(settings: Settings) -> None:
@@ -119,40 +195,6 @@ def _reject_worker() -> None:
         )
 
 
-@contextmanager
-def _new_run(settings: Settings, out: str | os.PathLike[str] | None) -> Iterator[Path]:
-    """Create and lock a new run's folder; remove it if nothing was written."""
-    folder = default_folder(settings.data, settings.model) if out is None else new_folder(Path(out))
-    try:
-        with locked_run(folder, "give another --out"), _interrupts_as_stopped(folder):
-            require_empty(folder)
-            try:
-                write_durably(folder / SETTINGS, settings.to_toml().encode("utf-8", "surrogateescape"))
-            except OSError as error:
-                with suppress(OSError):  # if only syncing the folder failed
-                    (folder / SETTINGS).unlink(missing_ok=True)
-                if (folder / SETTINGS).exists():
-                    raise write_error(folder / SETTINGS, error) from error
-                raise TrainError(
-                    f"{folder / SETTINGS} cannot be written ({error.strerror or error}). Nothing was begun. Make room "
-                    "there, or give another --out, and run the same command again."
-                ) from error
-            try:
-                yield folder
-            except VertebraError as error:
-                # The same command must work once the cause is removed, unless the error says how to resume.
-                with suppress(OSError):
-                    nothing = {path.name for path in folder.iterdir()} <= {SETTINGS, LOCK}
-                    if nothing and resume_command(folder) not in str(error):
-                        (folder / SETTINGS).unlink()
-                raise
-    finally:
-        with suppress(OSError):  # not empty
-            folder.rmdir()
-            if out is None:
-                folder.parent.rmdir()
-
-
 def resume(run: str | os.PathLike[str], *, progress: Progress = silent, **changes: Any) -> Classifier:
     """Resume a run that was stopped or killed; a finished one is returned unchanged.
 
@@ -169,56 +211,61 @@ def resume(run: str | os.PathLike[str], *, progress: Progress = silent, **change
         TrainError, PrecisionError: as `train` does.
     """
     _reject_worker()
-    folder = Path(run)
-    if not (folder / SETTINGS).is_file():
-        raise UsageError(
-            f"{folder} holds no run: there is no {SETTINGS} in it. Start one: vertebra train DATA --out RUN"
-        )
-    known = Settings.from_mapping(read_toml(folder / SETTINGS) | changes, str(folder / SETTINGS))
-    if not (folder / METRICS).is_file():
-        _require_packages(known)
-    with require_extra(_EXTRA, _FEATURE):
-        from .distributed import init_distributed
-    distributed = init_distributed()
-    with ExitStack() as held:
+    folder, launch = Path(run), Launch.from_environment()
+    if launch.size == 1:
+        _require_resumable(folder, changes)  # before torch is imported
+    with ExitStack() as held, _lost_process_as_error(launch) as known:
+        distributed = _init_distributed(launch)
+        known.append(folder)
         finished = False
         with distributed.raise_together():
             if distributed.is_first:
-                held.enter_context(locked_run(folder, "stop it first"))
+                _require_resumable(folder, changes)
+                held.enter_context(locked_run(folder, "stop it first", LOCK_SECONDS if launch.restarts else 0.0))
                 remove_temporaries(folder)
                 finished = _is_finished(folder)
+                if finished and changes and not is_started_by(folder, launch):
+                    raise UsageError(
+                        f"{folder} is finished, so nothing can change. Train on from its weights in a new run: "
+                        f"vertebra train DATA --method finetune --weights {folder / WEIGHTS}"
+                    )
+                if launch.run_id is not None and not finished:
+                    with resumable_write(folder / LAUNCH):
+                        LaunchRecord.of_resumed(folder, launch, _agents(launch, distributed)).write(folder)
         if distributed.broadcast(finished):
-            if changes:
-                raise UsageError(
-                    f"{folder} is finished, so nothing can change. Train on from its weights in a new run: "
-                    f"vertebra train DATA --method finetune --weights {folder / WEIGHTS}"
-                )
-            if distributed.is_first:
-                remove_training_state(folder)
-            return _require_precision(Classifier(folder), Settings.from_toml(folder / SETTINGS))
-        if fixed := [name for name in FIXED if name in changes]:
-            raise UsageError(f"{' and '.join(fixed)} cannot change in the middle of a run. Start a new one for that.")
+            return _finished_run(folder, distributed)
+        if launch.size > 1:
+            from .machine_checks import require_same_values, require_shared
+
+            require_shared(folder, folder, distributed)
+            require_same_values(changes, distributed)
         with distributed.raise_together():
+            if fixed := [name for name in FIXED if name in changes]:
+                raise UsageError(
+                    f"{' and '.join(fixed)} cannot change in the middle of a run. Start a new one for that."
+                )
             settings = Settings.from_mapping(read_toml(folder / SETTINGS) | changes, str(folder / SETTINGS))
+            _require_one_process(settings, distributed)
             if distributed.is_first and changes:
                 write_text(folder / SETTINGS, settings.to_toml())
         return _require_precision(_run(settings, folder, distributed, progress), settings)
 
 
-@contextmanager
-def _interrupts_as_stopped(folder: Path) -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into `Stopped`, which says how to resume; training steps handle them themselves.
+def _require_resumable(folder: Path, changes: Mapping[str, Any]) -> None:
+    """Reject a folder without a run, settings that cannot be read, and missing packages."""
+    if not (folder / SETTINGS).is_file():
+        raise UsageError(
+            f"{folder} holds no run: there is no {SETTINGS} in it. Start one: vertebra train DATA --out RUN"
+        )
+    known = Settings.from_mapping({**read_toml(folder / SETTINGS), **changes}, str(folder / SETTINGS))
+    if not (folder / METRICS).is_file():
+        _require_packages(known)
 
-    Features computed so far are in the cache.
-    """
-    try:
-        with raise_on_termination():
-            yield
-    except KeyboardInterrupt as interrupt:
-        if not (folder / SETTINGS).is_file():
-            raise  # nothing to resume
-        exit_code = interrupt.exit_code if isinstance(interrupt, Terminated) else 130
-        raise Stopped(f"stopped. Resume with: {resume_command(folder)}", exit_code) from interrupt
+
+def _finished_run(folder: Path, distributed: Distributed) -> Classifier:
+    if distributed.is_first:
+        remove_training_state(folder)
+    return _require_precision(Classifier(folder), Settings.from_toml(folder / SETTINGS))
 
 
 def _is_finished(folder: Path) -> bool:
@@ -239,21 +286,13 @@ def _run(settings: Settings, folder: Path, distributed: Distributed, progress: P
     with require_extra(_EXTRA, _FEATURE):
         from vertebra.export import ExportError
 
-        from .distributed import LostProcessError
         from .pipeline import run_probe, run_training
-    if settings.method == "probe" and distributed.size > 1:
-        raise UsageError(
-            "the probe has nothing to share among processes: its features are computed once. Start it without "
-            "torchrun, or with --method finetune."
-        )
     try:
-        with _interrupts_as_stopped(folder):
+        with interrupts_as_stopped(folder):
             if settings.method == "probe":
                 run_probe(settings, folder, progress)
             else:
                 run_training(settings, folder, distributed, progress)
-    except LostProcessError as error:
-        raise TrainError(f"another process ended: {error}. Resume with: {resume_command(folder)}") from error
     except ExportError as error:
         # In the run's folder, or in the cache.
         if not isinstance(error.__cause__, OSError):
