@@ -50,6 +50,8 @@ EXCEPTIONS = {
     ("runtime/result_file.py", "write_bytes"): "which empties it",
     ("runtime/result_file.py", "truncate"): "half a line that a killed process has left",
     ("runtime/mnn_engine.py", "open"): "the null device, for what a library prints",
+    ("cluster/prediction_actor.py", "TemporaryDirectory"): "for that file; removed at once",
+    ("cluster/parts.py", "open"): "a process's own file, whose content `Location.write_file` makes a part",
     ("cluster/ray_connection.py", "open"): "the null device, for what a library prints",
     ("cli/__init__.py", "open"): "the null device, for a reader who has gone",
     ("train/logistic_regression.py", "TemporaryFile"): "logits that memory does not hold; gone with the fit",

@@ -31,11 +31,14 @@ class OptionalAddress(TyperCommand):
         return super().parse_args(ctx, args)
 
 
-def require_local(photos: list[str], out: str | None) -> None:
+def require_local(settings: Settings) -> None:
     """Raise a `UsageError` for what --ray alone reads and writes."""
     from vertebra.storage import Location
 
-    for text in [*photos, *([out] if out is not None else [])]:
+    for name, value in (("--path-column", settings.path_column), ("--image-root", settings.image_root)):
+        if value is not None:
+            raise UsageError(f"{name} is for a table of paths, which is read with --ray alone. Add --ray and --out.")
+    for text in [*settings.photos, *([settings.out] if settings.out is not None else [])]:
         if "://" in text and Location(text).is_remote:
             raise UsageError(f"{text} is read and written with --ray alone. Add --ray, and --out TARGET.parquet.")
 
@@ -67,6 +70,8 @@ def predict_on_cluster(settings: Settings) -> None:
                 threads=settings.threads or 1,
                 fast_jpeg=settings.fast_jpeg,
                 bits=settings.bits,
+                path_column=settings.path_column,
+                image_root=settings.image_root,
             ),
             progress,
             lambda text: typer.echo(f"vertebra: {printable(text)}", err=True),

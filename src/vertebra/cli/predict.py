@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
-from vertebra.cli._options import BitsOverCard, model_help, options_of
+from vertebra.cli._options import BitsOverCard, ImageRoot, model_help, options_of
 from vertebra.cli._output import echo, print_json_list
 from vertebra.cli._ray import OptionalAddress, predict_on_cluster, require_local
 from vertebra.errors import ImageError, UsageError, VertebraWarning, printable
@@ -61,6 +61,10 @@ class Settings:
         bool, typer.Option("--fast-jpeg", help="Decode large JPEGs coarsely: 5 × sooner, slightly other results.")
     ] = False
     bits: BitsOverCard = None
+    path_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With --ray, of a table or Parquet: the paths or the photos.")
+    ] = None
+    image_root: ImageRoot = None
     threads: Annotated[
         int | None,
         typer.Option(metavar="N", min=1, help="Else as many as cores; with --ray of each actor, else 1."),
@@ -120,7 +124,7 @@ def _validate(settings: Settings) -> None:
             "a PHOTO argument is empty; perhaps a shell variable is not set. Give a file or a folder, such as `.`."
         )
     if settings.ray is None:
-        require_local(settings.photos, settings.out)
+        require_local(settings)
     if settings.resume and settings.out is None:
         raise UsageError("--resume continues a file, so it needs --out FILE.")
     if settings.embed and settings.out is None and not settings.json:

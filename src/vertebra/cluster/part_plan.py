@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from vertebra.progress import Progress
 from vertebra.sources import Chunk, Record, Source, open_source
@@ -71,7 +72,10 @@ class PartChunk:
             yield from chunk.read(threads)
 
 
-def open_for_parts(source: Sequence[str], index: Location | None, progress: Progress) -> Source:
-    """Open a SOURCE in chunks of the sizes above; `index` is where its list is kept (`open_source`)."""
-    found = open_source(source, index=index, chunk_photos=CHUNK_PHOTOS, progress=progress)
-    return open_source(source, chunk_photos=ROW_PHOTOS) if found.kind == "parquet" else found
+def open_for_parts(
+    source: Sequence[str], index: Location | None, progress: Progress, path_column: str | None, image_root: str | None
+) -> Source:
+    """Open a SOURCE as `open_source` does, in chunks of the sizes above; `index` is where its list is kept."""
+    opened = partial(open_source, source, progress=progress, path_column=path_column, image_root=image_root)
+    found = opened(index=index, chunk_photos=CHUNK_PHOTOS)
+    return opened(chunk_photos=ROW_PHOTOS) if found.kind == "parquet" else found

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from vertebra.runtime.formats import Csv, JsonLines, to_row
 from vertebra.runtime.parquet_format import write_parquet
 from vertebra.runtime.prediction import Prediction
+from vertebra.storage.errors import storage_errors
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
@@ -20,9 +21,9 @@ def part_name(number: int, suffix: str) -> str:
 
 @dataclass(frozen=True)
 class Part:
-    """The content of a part."""
+    """What is in a part that is written whole."""
 
-    content: bytes
+    bytes: int
     rows: int
     errors: int  # rows with an error
 
@@ -36,11 +37,14 @@ class PartFormat:
     embed: bool
     unsure: bool
 
-    def encode(self, results: Iterable[Prediction]) -> Part:
-        """Return results as the content of a part."""
+    def write(self, path: Path, results: Iterable[Prediction]) -> Part:
+        """Write results into a file of this process, from which the part is written: a shard's may be large.
+
+        Raises:
+            StorageError: the disk is full.
+        """
         format = (Csv if self.suffix == ".csv" else JsonLines)(self.top, self.embed, self.unsure)
         rows = errors = 0
-        file = io.BytesIO()
 
         def counted() -> Iterable[Prediction]:
             nonlocal rows, errors
@@ -49,9 +53,10 @@ class PartFormat:
                 errors += result.error is not None
                 yield result
 
-        if self.suffix == ".parquet":
-            write_parquet(file, map(to_row, counted()), format)
-        else:
-            file.write(format.head)
-            file.writelines(map(format.line, counted()))
-        return Part(file.getvalue(), rows, errors)
+        with storage_errors(str(path), "written"), path.open("wb") as file:
+            if self.suffix == ".parquet":
+                write_parquet(file, map(to_row, counted()), format)
+            else:
+                file.write(format.head)
+                file.writelines(map(format.line, counted()))
+        return Part(path.stat().st_size, rows, errors)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vertebra.errors import VertebraError
@@ -57,13 +59,15 @@ class PredictionActor:
         start = time.perf_counter()
         try:
             predictor = self._predictor = self._predictor or self._load()
-            try:
-                part = _twice(lambda: self._predict(predictor, chunk))
-            except StorageError:
-                found["fatal"] = False
-                raise
-            _twice(lambda: (self.task.target / name).write(part.content))
-            found |= {"rows": part.rows, "errors": part.errors, "bytes": len(part.content)}
+            with TemporaryDirectory(prefix="vertebra-") as folder:
+                path = Path(folder, name)
+                try:
+                    part = _twice(lambda: self._predict(predictor, chunk, path))
+                except StorageError as error:
+                    found["fatal"] = error.is_full
+                    raise
+                _twice(lambda: (self.task.target / name).write_file(path))
+            found |= {"rows": part.rows, "errors": part.errors, "bytes": part.bytes}
         except VertebraError as error:
             found["failure"] = str(error)
         return found | {"seconds": time.perf_counter() - start, "node": self._node}
@@ -73,7 +77,7 @@ class PredictionActor:
         require_same_target(self.task.target, self.task.token)  # in the driver's folder now
         return predictor
 
-    def _predict(self, predictor: Predictor, chunk: Chunk) -> Part:
+    def _predict(self, predictor: Predictor, chunk: Chunk, path: Path) -> Part:
         from vertebra.runtime.photo import Photo
 
         def photos() -> Iterator[Photo]:
@@ -82,7 +86,7 @@ class PredictionActor:
 
         form = self.task.format
         results: Iterator[Prediction] = predictor.predict_many(photos(), top=form.top, embed=form.embed)
-        return form.encode(results)
+        return form.write(path, results)
 
 
 def _twice(work: Callable[[], T]) -> T:

@@ -10,8 +10,6 @@ from pathlib import Path
 
 from vertebra.cache import fingerprint
 from vertebra.errors import InUseError, UsageError, VertebraError
-from vertebra.loading import exported_file
-from vertebra.model_argument import resolve_model
 from vertebra.progress import Progress, silent
 from vertebra.sources import Chunk, Source
 from vertebra.sources.listing import ListedSource
@@ -20,6 +18,7 @@ from vertebra.units import counted
 
 from .lease import Lease, only_driver
 from .manifest import PartRecord
+from .model_file import model_file
 from .node_model import NodeModel
 from .nodes import nodes_watched, require_usable_nodes
 from .part_plan import PartChunk, PartPlan, open_for_parts
@@ -51,6 +50,8 @@ class RunSettings:
     threads: int = 1
     fast_jpeg: bool = False
     bits: int | None = None
+    path_column: str | None = None
+    image_root: str | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ def _run(
     with only_driver(target.state) as lease:
         progress("listing")
         # A resumed run goes on with the list that it began with.
-        source = open_for_parts(settings.source, target.state if earlier is None else None, progress)
+        index = target.state if earlier is None else None
+        source = open_for_parts(settings.source, index, progress, settings.path_column, settings.image_root)
         model, wanted = _described(settings, source, progress)
         run = earlier or wanted
         if earlier is None:
@@ -136,7 +138,7 @@ def _described(settings: RunSettings, source: Source, progress: Progress) -> tup
     """Return the model's file, and what the run is started with."""
     from vertebra.runtime.predictor import Predictor
 
-    path = exported_file(resolve_model(settings.model, "predict"), settings.weights, progress)
+    path = model_file(settings.model, settings.weights, progress)
     card = Predictor(path, engine=settings.engine, bits=settings.bits).card
     options: dict[str, int | bool] = {
         "--top": settings.top if card.classes is None else min(settings.top, len(card.classes)),

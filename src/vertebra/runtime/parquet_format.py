@@ -52,7 +52,7 @@ def write_parquet(
         waiting: list[dict[str, Any]] = []
         for row in rows:
             waiting.append(_flat(row))
-            if len(waiting) == 4096:
+            if len(waiting) == (1024 if format.embed else 4096):  # an embedding is 40 kB as a list
                 writer.write_table(pyarrow.Table.from_pylist(waiting, schema=schema))
                 waiting = []
         writer.write_table(pyarrow.Table.from_pylist(waiting, schema=schema))
