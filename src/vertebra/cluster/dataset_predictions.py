@@ -86,7 +86,6 @@ def predict_dataset(
         threads=threads,
         scaled=fast_jpeg,
         bits=bits,
-        tune=True,
         folder=os.getcwd(),  # noqa: PTH109 - the text alone
     )
     top = top if card.classes is None else min(top, len(card.classes))
@@ -108,6 +107,7 @@ class DatasetActor:
         from vertebra.runtime.formats import JsonLines
 
         self._predictor: Predictor = model.load(content)
+        self._predictor.runner(model.batch, tune=True)  # once a node: others wait for it
         self._column = column
         self._format = JsonLines(top, embed, unsure)
 

@@ -28,7 +28,6 @@ class NodeModel:
     threads: int
     scaled: bool
     bits: int | None
-    tune: bool  # whether there are photos enough to find the fastest engine first
     folder: str  # the driver's, from which relative paths start
 
     def load(self, content: Any = None) -> Predictor:
@@ -44,7 +43,7 @@ class NodeModel:
 
         with suppress(OSError):  # absolute paths do without; of others the read says what is missing
             os.chdir(self.folder)
-        predictor = Predictor(
+        return Predictor(
             self._file(content),
             engine=self.engine,
             batch=self.batch,
@@ -52,8 +51,6 @@ class NodeModel:
             scaled=self.scaled,
             bits=self.bits,
         )
-        predictor.runner(self.batch, tune=self.tune)
-        return predictor
 
     def _file(self, content: Any) -> Path:
         """Return the file where this node has it, else one in its cache."""

@@ -14,6 +14,7 @@ from vertebra.sources.chunks import Chunk
 from vertebra.storage import Location, StorageError
 
 from .node_model import NodeModel
+from .part_plan import ENDS
 from .parts import Part, PartFormat, part_name
 from .ray_connection import ray_module
 from .run_target import require_same_target
@@ -36,6 +37,7 @@ class PredictionTask:
     model: NodeModel
     target: Location
     format: PartFormat
+    tune: bool  # whether there are photos enough to find the fastest engine first
     token: bytes  # by which a node tells that it sees the driver's target
 
 
@@ -46,6 +48,7 @@ class PredictionActor:
         self.task = task
         self._model = model  # the reference of the file's content; None: every node has the file
         self._predictor: Predictor | None = None
+        self._is_tuned = not task.tune
         self._node = ray_module().util.get_node_ip_address()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -59,6 +62,9 @@ class PredictionActor:
         start = time.perf_counter()
         try:
             predictor = self._predictor = self._predictor or self._load()
+            if not self._is_tuned and number >= ENDS:  # the first parts are there sooner without
+                predictor.runner(self.task.model.batch, tune=True)  # once a node: others wait for it
+                self._is_tuned = True
             with TemporaryDirectory(prefix="vertebra-") as folder:
                 path = Path(folder, name)
                 try:

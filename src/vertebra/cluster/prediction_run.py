@@ -185,12 +185,12 @@ def _task(settings: RunSettings, run: RunDescription, target: RunTarget, model: 
             threads=settings.threads,
             scaled=settings.fast_jpeg,
             bits=settings.bits,
-            tune=run.photos is None or run.photos >= MEASURED,
             folder=run.folder,
         ),
         target=target.location,
         format=PartFormat(run.suffix, int(run.options["--top"]), settings.embed, run.unsure),
         token=target.token,
+        tune=run.photos is None or run.photos >= MEASURED,
     )
 
 

@@ -128,6 +128,8 @@ def _kind(place: Location | str) -> str:
     if place.is_folder():
         return "folder"
     if not place.is_file():
+        if place.is_remote:
+            place.state()  # its error says whether the bucket is missing
         raise StorageError(f"{place}: there is no such file or folder.", is_missing=True)
     if is_tar(place.name):
         return "webdataset"
