@@ -27,6 +27,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -324,6 +325,26 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> s3_servers.Bucket:
     for name, value in s3_servers.environment(s3_server).items():
         monkeypatch.setenv(name, value)
     return s3_servers.make_bucket(s3_server)
+
+
+@pytest.fixture
+def faulty_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A small S3 that fails on demand (faulty_s3.py), in the place of the real one."""
+    pytest.importorskip("pyarrow.fs", reason="pyarrow is not installed")
+    from faulty_s3 import FaultyS3
+
+    from vertebra.storage.bounded_calls import running_calls
+
+    with FaultyS3() as server:
+        for name in s3_servers.UNSET:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in s3_servers.environment(server.endpoint).items():
+            monkeypatch.setenv(name, value)
+        yield server
+    # pyarrow opens no other file system while a request is running.
+    ends = time.monotonic() + 20
+    while running_calls() and time.monotonic() < ends:
+        time.sleep(0.02)
 
 
 # --- tiny networks ----------------------------------------------------------------------------------------------------

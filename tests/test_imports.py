@@ -55,7 +55,7 @@ ROOMS = {
     "prefetch": set(),
     "photo_download": {"errors", "units", "web_opener", "__init__"},  # the last for its version
     "model_argument": {"errors", "card", "files", "model_function", "model_table", "run_files", "timm_names"}
-    | {"torch_archives"},
+    | {"torch_archives", "storage"},  # the last for remote files
     "pillow_tiles": set(),
     "bit_depth": {"errors", "pillow_tiles"},
     "bit_scaling": {"preprocessing", "bit_depth", "pillow_tiles"},

@@ -89,7 +89,7 @@ def test_the_folder_itself_may_be_a_run(place, monkeypatch):
         ("photos", r"photos is no run: it has no model\.onnx and no settings\.toml"),
         ("photo.jpg", r"photo\.jpg is no model: neither a file that `vertebra export` wrote"),
         ("https://example.org/m.onnx", "is a web address, and no model is taken from there"),
-        ("s3://bucket/m.onnx", "is a web address"),
+        ("ftp://host/m.onnx", "is a web address"),
         ("net.py:build", r"net\.py: no such file"),
         ("C:\\code\\net.py:build", r"net\.py: no such file"),
         ("net.py::build", r"is written with one colon: net\.py:build"),

@@ -105,7 +105,10 @@ class ModelArgument:
 def resolve_model(model: object, command: str) -> ModelArgument:
     """Resolve a MODEL argument: a string as on the command line, or the `Path` of a file or folder.
 
+    Of an address such as `s3://bucket/model.onnx` it is a local copy in the cache.
+
     Raises:
+        StorageError: a remote file cannot be read.
         UsageError: it does not exist, or its kind is not `ACCEPTED` by the command.
     """
     if not isinstance(model, str | os.PathLike):
@@ -115,6 +118,8 @@ def resolve_model(model: object, command: str) -> ModelArgument:
     text = os.fsdecode(model)
     if not text.strip():
         raise UsageError("the MODEL is empty, as an unset variable would be. " + _list_accepted(command))
+    if "://" in text:
+        text = _fetch(text, command)
     interpretations = _interpretations(text, command, is_path=not isinstance(model, str))
     if not interpretations:
         raise UsageError(_explain_not_found(text, command))
@@ -126,6 +131,18 @@ def resolve_model(model: object, command: str) -> ModelArgument:
     if found.kind not in ACCEPTED[command]:
         raise UsageError(_explain_not_accepted(found, command))
     return found
+
+
+def _fetch(address: str, command: str) -> str:
+    """Return the path of a local copy of a remote model file; another text as it is."""
+    from vertebra.storage import Location, local_copy
+    from vertebra.storage.file_systems import REMOTE_SCHEMES
+
+    if address.partition("://")[0] not in REMOTE_SCHEMES or os.path.lexists(address):
+        return address
+    if not ACCEPTED[command] & {ModelKind.EXPORTED, ModelKind.WEIGHTS}:
+        raise UsageError(f"{Location(address)} is the address of a file; vertebra {command} takes {takes(command)}.")
+    return os.fspath(local_copy(Location(address)))
 
 
 def takes(command: str) -> str:

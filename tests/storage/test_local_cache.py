@@ -26,6 +26,10 @@ def kept(cache):
     return sorted(path.name for path in cache.rglob("*") if path.is_file())
 
 
+def downloads(cache):
+    return [name for name in kept(cache) if not name.endswith(".lock")]
+
+
 def test_a_copy_is_made_once_and_again_after_a_change(cache, faulty):
     file = Location("s3://bucket/photos/1.jpg")
     path = local_copy(file)
@@ -75,14 +79,14 @@ def test_a_killed_download_is_not_taken_for_whole(cache, faulty):
     process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "VERTEBRA_REMOTE_SECONDS": "600"})
     try:
         ends = time.monotonic() + 30
-        while not any(name.startswith(".large.") for name in kept(cache)) and time.monotonic() < ends:
+        while not downloads(cache) and time.monotonic() < ends:
             time.sleep(0.02)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert len([name for name in kept(cache) if not name.endswith(".lock")]) == 1  # the rest of it
+    assert len(downloads(cache)) == 1  # the rest of it
     assert local_copy(Location("s3://bucket/large")).read_bytes() == content
-    assert [name for name in kept(cache) if not name.endswith(".lock")] == ["large"]
+    assert downloads(cache) == ["large"]
 
 
 def test_a_file_that_changes_meanwhile(cache, faulty, monkeypatch):

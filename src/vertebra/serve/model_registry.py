@@ -14,6 +14,7 @@ from vertebra.card import read_card
 from vertebra.errors import suggest
 from vertebra.malloc import trim_heaps
 from vertebra.progress import Progress, silent
+from vertebra.storage import Location, StorageError, local_copy
 
 from .api_errors import ApiError
 from .loaded_model import LoadedModel
@@ -27,12 +28,18 @@ log = logging.getLogger("vertebra.serve")
 class ServedModel:
     """A name with its file and the loaded version of it."""
 
-    def __init__(self, name: str, path: Path) -> None:
+    def __init__(self, name: str, path: Path, location: Location | None = None) -> None:
         self.name = name
         self.path = path
+        self.location = location  # of a remote file, of which `path` is the newest copy
         self.current: LoadedModel | None = None
         self.error: str | None = None  # why the newest file is not served
         self.checked_state: dict[str, int] | None = None  # of the file that was loaded or refused last
+
+    @property
+    def place(self) -> str:
+        """What people know the file by: its path or address."""
+        return str(self.location or self.path)
 
     def read_gauge(self, value: Callable[[LoadedModel], float]) -> float:
         """A value of the loaded version; 0 if none is loaded."""
@@ -50,7 +57,11 @@ class ModelRegistry:
         self.settings = settings
         self.metrics = Metrics()
         self.models = {
-            name: ServedModel(name, resolve_exported_file(source, progress))
+            name: ServedModel(
+                name,
+                resolve_exported_file(source, progress),
+                Location(source) if Location(source).is_remote else None,
+            )
             for name, source in settings.sources_by_name().items()
         }
         for served in self.models.values():
@@ -129,6 +140,14 @@ class ModelRegistry:
             self.on_failure()
             return
         self._ready.set()
+        for served in self.models.values():
+            if served.location is not None:
+                # Not joined in the end: remote storage may be slow.
+                threading.Thread(
+                    target=watch_remote_file,
+                    args=(served, served.location, self._stop, self.settings.reload_seconds),
+                    daemon=True,
+                ).start()
         unsettled: dict[str, dict[str, int]] = {}
         while not self._stop.wait(self.settings.reload_seconds):
             for served in self.models.values():
@@ -139,13 +158,16 @@ class ModelRegistry:
         served.checked_state = change_state(served.path)
         start = time.perf_counter()
         served.current = loaded = LoadedModel(served.name, served.path, self.settings, self.metrics)
-        log.info("%s: %s loaded in %.2f s, %s", served.name, served.path, time.perf_counter() - start, loaded.plan)
+        log.info("%s: %s loaded in %.2f s, %s", served.name, served.place, time.perf_counter() - start, loaded.plan)
 
     def _reload_if_changed(self, served: ServedModel, unsettled: dict[str, dict[str, int]]) -> None:
         """Load a changed file once two checks have found it in the same state, which `unsettled` remembers."""
+        path = served.path  # `watch_remote_file` sets another
         try:
-            state = change_state(served.path)
+            state = change_state(path)
         except OSError:
+            if served.location is not None:
+                return  # a copy may be deleted to make room for others
             state = {}  # being replaced, or gone
         if state == served.checked_state:
             unsettled.pop(served.name, None)
@@ -159,17 +181,45 @@ class ModelRegistry:
             log.warning("%s: %s The previous one is still served.", served.name, served.error)
             return
         try:
-            new = LoadedModel(served.name, served.path, self.settings, self.metrics)
+            new = LoadedModel(served.name, path, self.settings, self.metrics)
         except Exception as error:
-            served.error = f"the new {served.path.name} is not served: {' '.join(str(error).split())}"
+            served.error = f"the new {path.name} is not served: {' '.join(str(error).split())}"
             self.metrics.count_reload(served.name, ok=False)
             log.error("%s: %s The previous one is still served.", served.name, served.error)
             trim_heaps()
             return
         old, served.current, served.error = served.current, new, None
         self.metrics.count_reload(served.name, ok=True)
-        log.info("%s: %s has been replaced", served.name, served.path)
+        log.info("%s: %s has been replaced", served.name, served.place)
         if old is not None:
             # Its accepted requests are finished; new ones use `current`.
             old.close()
             trim_heaps()
+
+
+def watch_remote_file(served: ServedModel, location: Location, stop: threading.Event, seconds: float) -> None:
+    """Keep `served.path` the copy of the newest version of the remote file at `location`, until `stop` is set.
+
+    While its storage cannot be reached, or the file is gone, the previous one is served; this is told once.
+    """
+    gone = f"{location} is gone."
+    told: str | None = None
+    while not stop.wait(seconds):
+        try:
+            path = local_copy(location)
+        except StorageError as error:
+            kind = "missing" if error.is_missing else "away"
+            if error.is_missing:
+                served.error = gone
+            if told != kind:
+                log.warning(
+                    "%s: %s The previous one is still served.", served.name, gone if error.is_missing else error
+                )
+            told = kind
+            continue
+        if told is not None:
+            log.info("%s: %s can be read again", served.name, location)
+            if served.error == gone and path == served.path:
+                served.error = None
+        told = None
+        served.path = path

@@ -102,13 +102,14 @@ def open_file_system(uri: str) -> tuple[Any, str]:
     """Return pyarrow's file system of a URI, and the path in it."""
     check_address(uri)
     scheme, _, path = uri.partition("://")
-    with require_extra("remote", f"{scheme}:// addresses"):
-        state = tuple(os.environ.get(name) for name in _VARIABLES)
-        authority = path.partition("/")[0]
-        # One for all buckets of a region: pyarrow makes another only when no request is running.
-        place = _region(authority, state) if scheme == "s3" else authority
-        # A forked process has the parent's connections.
-        return _open(scheme, place, state, os.getpid()), path.removesuffix("/")
+    with require_extra("remote", f"reading {scheme}:// addresses"):
+        import pyarrow.fs  # noqa: F401 - alone: what it raises later is no failed import
+    state = tuple(os.environ.get(name) for name in _VARIABLES)
+    authority = path.partition("/")[0]
+    # One for all buckets of a region: pyarrow makes another only when no request is running.
+    place = _region(authority, state) if scheme == "s3" else authority
+    # A forked process has the parent's connections.
+    return _open(scheme, place, state, os.getpid()), path.removesuffix("/")
 
 
 @functools.lru_cache(maxsize=256)
