@@ -20,10 +20,11 @@ from xml.sax.saxutils import escape
 
 @dataclass
 class Fault:
-    """What goes wrong with requests of a method ("": all) for some times (-1: always)."""
+    """What goes wrong with requests of a method ("": all) for some times (-1: always), with `of` in their path."""
 
     method: str = ""
     times: int = -1
+    of: str = ""  # such as `.jpg`: photos, but not their list
 
 
 @dataclass
@@ -71,10 +72,10 @@ class FaultyS3:
         self._server.shutdown()
         self._server.server_close()
 
-    def take_fault(self, method: str) -> Fault | None:
+    def take_fault(self, method: str, path: str) -> Fault | None:
         """Return the fault of the next request."""
         for fault in self.faults:
-            if fault.times and fault.method in ("", method):
+            if fault.times and fault.method in ("", method) and fault.of in path:
                 fault.times -= 1
                 return fault
         return None
@@ -137,7 +138,7 @@ def _handler(server: FaultyS3) -> type[BaseHTTPRequestHandler]:
             if "aws-chunked" in self.headers.get("Content-Encoding", ""):  # with a checksum at the end
                 content = _unchunk(io.BytesIO(content))
             server.requests.append(f"{method} {self.path}")
-            fault = server.take_fault(method)
+            fault = server.take_fault(method, self.path)
             if isinstance(fault, Stall):
                 server.wait()
                 self.close_connection = True

@@ -32,7 +32,8 @@ BENCH = Path(__file__).parents[2] / "bench"
 
 @pytest.fixture(scope="module")
 def script():
-    """Import a script of bench/ by name; nothing of it stays, as they have names like `export`."""
+    """Import a script of bench/ by name; nothing of it stays, as they have names like `export` and `ray`."""
+    aside = {path.stem: sys.modules.pop(path.stem) for path in BENCH.glob("*.py") if path.stem in sys.modules}
     before = set(sys.modules)
     sys.path.insert(0, str(BENCH))
     yield importlib.import_module
@@ -40,3 +41,4 @@ def script():
     for name in set(sys.modules) - before:
         if str(BENCH) in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]
+    sys.modules.update(aside)
