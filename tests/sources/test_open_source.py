@@ -6,8 +6,12 @@ import os
 import pickle
 import shutil
 import tarfile
+import tracemalloc
 import warnings
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -123,7 +127,7 @@ def test_the_digest_tells_names_sizes_and_times_apart(tmp_path):
         return open_source(source, **options).digest
 
     first = digest()
-    assert digest() == first == digest(chunk_photos=1024)
+    assert digest() == first == digest(chunk_photos=1)
     status = (folder / "2.jpg").stat()
     (folder / "2.jpg").write_bytes(photo("larger than before"))
     os.utime(folder / "2.jpg", ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -259,7 +263,7 @@ def test_each_row_of_a_table_is_read_in_its_order(tmp_path):
     assert [record.content for record in first] == [photo(Path(record.name).name) for record in first]
     assert missing.error == f"{tmp_path}/photos/none.jpg: no such file"
     assert empty.error == f"{path}::line 9 has no path."
-    with pytest.warns(VertebraWarning, match="an earlier row: 2"):
+    with pytest.warns(VertebraWarning, match="an earlier row's path: 2"):
         assert len(read(open_source(table(tmp_path / "t.csv", [rows[0]] * 3)))) == 3
 
 
@@ -285,6 +289,39 @@ def test_untidy_tables(tmp_path):
     (tmp_path / "e" / "g.jpg").write_bytes(photo("g"))
     path = table(tmp_path / "t.csv", ["g.jpg"])
     assert names(open_source(path, image_root=str(tmp_path / "e"))) == [f"{tmp_path}/e/g.jpg"]
+
+
+def test_a_table_of_many_rows_is_never_in_memory_as_a_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr("vertebra.sources.listing.PART_PHOTOS", 1024)
+    path = tmp_path / "t.csv"
+    with path.open("w") as file:
+        file.write("path,label\n")
+        file.writelines(f"s3://bucket/{'long/' * 30}{n}.jpg,{n}\n" for n in range(40_000))
+    tracemalloc.start()
+    try:
+        source = open_source(path, chunk_photos=16)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert source.photos == 40_000
+    assert source.chunk(2_000).listed()[3].name.endswith("/32003.jpg")
+    assert peak < 6_000_000  # of 7 MB of names, in parts of 1,024; and 3 MB for what tells repeated ones
+
+
+def test_web_addresses_are_downloaded(tmp_path):
+    fill(tmp_path, ["a.jpg"])
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    handler.log_message = lambda *_: None
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            host = f"http://127.0.0.1:{server.server_port}"
+            there, missing = read(open_source(table(tmp_path / "t.csv", [f"{host}/a.jpg", f"{host}/b.jpg"])))
+            (alone,) = read(open_source(f"{host}/a.jpg"))
+        finally:
+            server.shutdown()
+    assert there.content == alone.content == photo("a.jpg")
+    assert missing.error == f"{host}/b.jpg cannot be fetched (404 File not found)."
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from vertebra.errors import DataError, UsageError, suggest
-from vertebra.sources.table_file import is_text as is_text
+from vertebra.sources.text_table import is_text as is_text
 
 # Spellings of the splits, in any case, with or without white space around.
 SPLIT_SPELLINGS = {

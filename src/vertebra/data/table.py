@@ -10,7 +10,8 @@ from decimal import Decimal
 from pathlib import Path
 
 from vertebra.sources.photo_place import PhotoPlace, normalized
-from vertebra.sources.table_file import SAVE_AS_UTF8, Table, read_parquet, read_text
+from vertebra.sources.table_file import Table, read_parquet, read_text
+from vertebra.sources.text_table import SAVE_AS_UTF8
 from vertebra.storage import Location
 
 from .dataset import DataError, Dataset, Photo

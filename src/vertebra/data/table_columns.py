@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from vertebra.errors import UsageError, suggest
 from vertebra.sources.path_columns import PATHS, column_key
-from vertebra.sources.table_file import Table, is_photo_name
+from vertebra.sources.table_file import Table
+from vertebra.sources.text_table import is_photo_name
 
 from .dataset import DataError
 from .label_names import KNOWN_SPLITS, Ignored, argument, split_of, tidy

@@ -17,7 +17,7 @@ from vertebra.errors import UsageError
 from vertebra.photo_files import SUFFIXES as PHOTO_SUFFIXES
 from vertebra.photo_files import is_folder, list_entries
 from vertebra.sources.photo_place import PhotoPlace, StoredPhoto, normalized, parse_place
-from vertebra.sources.table_file import SAVE_AS_UTF8
+from vertebra.sources.text_table import SAVE_AS_UTF8
 from vertebra.storage import Location
 
 from .dataset import DataError

@@ -8,7 +8,8 @@ from typing import Any
 
 from vertebra.errors import suggest
 from vertebra.sources.path_columns import column_key
-from vertebra.sources.table_file import SAVE_AS_UTF8, Table
+from vertebra.sources.table_file import Table
+from vertebra.sources.text_table import SAVE_AS_UTF8
 
 from .dataset import DataError
 from .label_names import SPLIT_SPELLINGS, argument, as_latin1, is_text, split_of, split_within, tidy

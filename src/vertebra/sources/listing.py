@@ -72,9 +72,10 @@ class ListingWriter:
         own = hashlib.sha256()
         for row in rows:
             fields = f"{row.size}\0{row.version}\0{row.error or ''}".encode("utf-8", "surrogateescape")
-            own.update(b"%d\0%d\0" % (len(name := os.fsencode(row.name)), len(fields)) + name + fields)
+            line = b"%d\0%d\0" % (len(name := os.fsencode(row.name)), len(fields)) + name + fields
+            own.update(line)
+            self._digest.update(line)
         part = own.hexdigest()
-        self._digest.update(own.digest())
         pa = self._pyarrow
         table = pa.table(
             {

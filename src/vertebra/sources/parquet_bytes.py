@@ -23,7 +23,7 @@ from .reading import reading, require_state
 ROWS = 16  # that are decoded at a time
 TEXT_ROWS = 1024  # the same of a column of text
 MAX_PIECES = 16  # of a row group: each is decoded from the row group's begin
-_READ = 1_048_576  # bytes that are read at once of a column
+_READ = 8_388_608  # bytes that are read at once of a column: over a network, each is a request
 _CACHED = 64_000_000  # bytes of a row group that is kept as a whole for reading its rows in any order
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,10 +18,11 @@ from .chunks import Record
 from .listing import Listed, ListingWriter, read_photos
 from .parquet_bytes import arrow_errors, column_values, open_parquet, row_name
 from .path_columns import PATHS, choose_path_column, column_key
-from .reading import require_state
-from .table_file import parse_text
+from .reading import reading, require_state
+from .text_table import TextTable
 
 _CHECKED = 100  # local paths of which one has to be there
+_COMPARED = 2_000_000  # paths that are compared with one another
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 
 
@@ -55,7 +57,7 @@ def resolve(path: str | None, root: Location, where: str) -> Listed:
     if scheme not in (*REMOTE_SCHEMES, "http", "https"):
         known = ", ".join(f"{name}://" for name in (*REMOTE_SCHEMES, "http", "https"))
         return Listed(path, error=f"{path}: of addresses, {known} and file:// are read.")
-    if "@" in urlsplit(path).netloc:
+    if "@" in re.split(r"[/?#]", path[address.end() :], maxsplit=1)[0]:
         raise UsageError(f"{where}: the {scheme}:// address has credentials in it, which would be in the results.")
     return Listed(path)
 
@@ -88,19 +90,37 @@ def list_text_table(
             return column_key(path_column) in keys
         return not keys.isdisjoint(key for row in PATHS for key in row)
 
-    found = parse_text(table.read_bytes(), str(table), table.suffix, fits)
-    if not found.rows:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(reading(table))
+        text = TextTable(stack.enter_context(table.open()), str(table), fits)
+        column = choose_path_column(text.names, str(table), path_column) if text.names else ""
+        root = root_of(table, image_root)
+        repeated = _Repeated()
+        before = writer.photos
+        index = text.names.index(column) if text.names else 0
+        rows = ((number, repeated.noted(fields[index])) for number, fields in text.rows())
+        photos = (resolve(path, root, f"{table}::line {number}") for number, path in rows)
+        _add_all(photos, writer, table, root)
+    if writer.photos == before:
         raise DataError(f"{table} lists no photos: no row is below the names of the columns.")
-    column = choose_path_column(found.names, str(table), path_column)
-    root = root_of(table, image_root)
-    paths = found.column(found.names.index(column))
-    photos = (resolve(path, root, f"{table}::{found.where(row)}") for row, path in enumerate(paths))
-    _add_all(photos, writer, table, root)
-    repeated = len(paths) - len(set(paths))
-    notes = [*found.notes]
-    if repeated:
-        notes.append(f"Rows of {table.name} with the path of an earlier row: {repeated:,}. Each is predicted again.")
-    return notes
+    if not repeated.count:
+        return text.notes
+    return *text.notes, f"Rows of {table.name} with an earlier row's path: {repeated.count:,}. Each is predicted again."
+
+
+class _Repeated:
+    """Counts paths that are there again, of as many as memory holds."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._seen: set[int] = set()
+
+    def noted(self, path: str) -> str:
+        """Return the path, taken note of."""
+        if len(self._seen) < _COMPARED:
+            self.count += (key := hash(path)) in self._seen
+            self._seen.add(key)
+        return path
 
 
 def _add_all(photos: Iterable[Listed], writer: ListingWriter, table: Location, root: Location) -> None:
