@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from vertebra.cache import fingerprint
 from vertebra.errors import UsageError, VertebraError, require_positive_int
+from vertebra.loading import exported_file
+from vertebra.model_argument import resolve_model
 from vertebra.sources.parquet_bytes import bytes_columns
 from vertebra.sources.path_columns import name_column
 from vertebra.storage import Location
 
-from .model_file import model_file
 from .node_model import NodeModel
 from .prediction_pipeline import CPUS_PER_THREAD, TASKS_IN_FLIGHT
 from .ray_connection import ray_module
@@ -76,7 +77,7 @@ def predict_dataset(
         require_positive_int("concurrency", concurrency)
     if not isinstance(dataset, data.Dataset):
         raise UsageError(f"dataset is a {type(dataset).__name__}; it must be a ray.data.Dataset.")
-    path = model_file(os.fspath(model), os.fspath(weights))
+    path = exported_file(resolve_model(os.fspath(model), "predict"), weights)
     card = Predictor(path, engine=engine, bits=bits).card
     on_nodes = NodeModel(
         path=str(path.absolute()),

@@ -19,9 +19,9 @@ WATCH_SECONDS = 1.0
 
 
 def alive_nodes() -> dict[str, str]:
-    """Return the address of each node that is alive and has CPUs, by its number."""
+    """Return the name of each node that is alive and has CPUs, by its number; the address where it has no other."""
     return {
-        node["NodeID"]: node["NodeManagerAddress"]
+        node["NodeID"]: node.get("NodeName") or node["NodeManagerAddress"]
         for node in ray_module().nodes()
         if node["Alive"] and node["Resources"].get("CPU", 0) > 0
     }
@@ -65,12 +65,17 @@ class NodeWatch:
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
         self._nodes = alive_nodes()
+        self._names = dict(self._nodes)
         self._ended = threading.Event()
 
     @property
     def alive(self) -> int:
         """Nodes that take part."""
         return len(self._nodes)
+
+    def name(self, node: str) -> str:
+        """Return what people call a node, also one that has died."""
+        return self._names.get(node, node)
 
     def watch(self) -> None:
         """Look again and again; runs in a thread."""
@@ -82,6 +87,7 @@ class NodeWatch:
             for node in self._nodes.keys() - nodes.keys():
                 self._tell(f"node {self._nodes[node]} has died; its photos are predicted elsewhere.")
             self._nodes = nodes
+            self._names |= nodes
 
     def stop(self) -> None:
         """End the thread."""

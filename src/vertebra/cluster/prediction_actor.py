@@ -49,7 +49,9 @@ class PredictionActor:
         self._model = model  # the reference of the file's content; None: every node has the file
         self._predictor: Predictor | None = None
         self._is_tuned = not task.tune
-        self._node = ray_module().util.get_node_ip_address()
+        self._node = ""  # its number; known where Ray runs
+        if (ray := ray_module()).is_initialized():
+            self._node = ray.get_runtime_context().get_node_id()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """A row with the number of a part and its chunk → what came of it, or why nothing did.

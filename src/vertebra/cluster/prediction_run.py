@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vertebra.cache import fingerprint
+from vertebra.cache import cache_dir, fingerprint
 from vertebra.errors import InUseError, UsageError, VertebraError
+from vertebra.loading import exported_file
+from vertebra.model_argument import resolve_model
 from vertebra.progress import Progress, silent
 from vertebra.sources import Chunk, Source
 from vertebra.sources.listing import ListedSource
@@ -18,7 +20,6 @@ from vertebra.units import counted
 
 from .lease import Lease, only_driver
 from .manifest import PartRecord
-from .model_file import model_file
 from .node_model import NodeModel
 from .nodes import nodes_watched, require_usable_nodes
 from .part_plan import PartChunk, PartPlan, open_for_parts
@@ -138,7 +139,7 @@ def _described(settings: RunSettings, source: Source, progress: Progress) -> tup
     """Return the model's file, and what the run is started with."""
     from vertebra.runtime.predictor import Predictor
 
-    path = model_file(settings.model, settings.weights, progress)
+    path = exported_file(resolve_model(settings.model, "predict"), settings.weights, progress)
     card = Predictor(path, engine=settings.engine, bits=settings.bits).card
     options: dict[str, int | bool] = {
         "--top": settings.top if card.classes is None else min(settings.top, len(card.classes)),
@@ -207,17 +208,18 @@ def _make(
     """Make these parts; return how many photos are in them."""
     manifest, made, failures = target.manifest, 0, []
     local = address == LOCAL
+    is_shared = local and not task.model.path.startswith(str(cache_dir()))  # of what is cached, some is deleted in time
     progress("starting Ray")
     with connected(address):
         if not local:
             require_usable_nodes(target.location, target.token)
         progress("predicting", manifest.rows, photos)
         with nodes_watched(tell) as watch:
-            for row in made_parts(task, None if local else Path(task.model.path), chunks):
+            for row in made_parts(task, None if is_shared else Path(task.model.path), chunks):
                 if lease.is_lost:
                     raise InUseError(f"{target.location} has been taken over by another process, so this one stops.")
                 if row["failure"]:
-                    failures.append(f"node {row['node']}: {row['failure']}")
+                    failures.append(f"node {watch.name(row['node'])}: {row['failure']}")
                     if row["fatal"] or len(failures) > MAX_FAILURES:
                         break
                     continue

@@ -1,0 +1,87 @@
+"""`vertebra.predict_dataset`: a Ray dataset of one's own."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pyarrow = pytest.importorskip("pyarrow")
+pytest.importorskip("ray")
+
+from vertebra.cluster.dataset_predictions import photo_column  # noqa: E402
+from vertebra.errors import UsageError  # noqa: E402
+
+BYTES, TEXT = pyarrow.binary(), pyarrow.string()
+
+
+@pytest.mark.parametrize(
+    ("fields", "column", "found"),
+    [
+        ({"id": pyarrow.int64(), "bytes": BYTES}, None, ("bytes", False)),
+        ({"image": pyarrow.struct({"bytes": BYTES, "path": TEXT})}, None, ("image", False)),
+        ({"path": TEXT, "label": TEXT}, None, ("path", True)),
+        ({"path": TEXT, "photo": BYTES}, None, ("photo", False)),
+        ({"path": TEXT, "photo": BYTES}, "path", ("path", True)),
+        ({"x": TEXT}, "x", ("x", True)),
+        ({"a": BYTES, "b": BYTES}, "b", ("b", False)),
+    ],
+)
+def test_the_column_of_photos(fields, column, found):
+    assert photo_column(pyarrow.schema(fields), column) == found
+
+
+@pytest.mark.parametrize(
+    ("fields", "column", "said"),
+    [
+        ({"a": BYTES, "b": BYTES}, None, "2 columns of bytes: 'a', 'b'"),
+        ({"id": pyarrow.int64()}, None, "no column of image bytes or paths; it has 'id'"),
+        ({"path": TEXT}, "photo", "no column 'photo'; it has 'path'"),
+        ({"id": pyarrow.int64()}, "id", "no column of image bytes or paths"),
+    ],
+)
+def test_a_column_that_is_not_clear(fields, column, said):
+    with pytest.raises(UsageError, match=said):
+        photo_column(pyarrow.schema(fields), column)
+
+
+CODE = """
+import logging, sys
+import ray, ray.data, vertebra
+ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100_000_000, _node_ip_address="127.0.0.1",
+         log_to_driver=False, logging_level=logging.ERROR)
+model, photo = sys.argv[1:]
+content = open(photo, "rb").read()
+rows = [{"id": 0, "bytes": content}, {"id": 1, "bytes": b"text"}, {"id": 2, "bytes": b""}]
+found = vertebra.predict_dataset(ray.data.from_items(rows), model, top=2, embed=True, concurrency=1)
+first, second, third = sorted(found.take_all(), key=lambda row: row["id"])
+assert list(first) == ["id", "bytes", "class_1", "index_1", "probability_1", "class_2", "index_2", "probability_2",
+                       "error", "embedding"], list(first)
+alone = vertebra.load(model).predict(content, top=2)
+assert first["class_1"] == alone.label and abs(first["probability_1"] - alone.probability) < 1e-4
+assert first["bytes"] == content and first["error"] is None and len(first["embedding"]) > 8
+assert second["class_1"] is None and "text file" in second["error"], second
+assert "no bytes" in third["error"], third
+paths = vertebra.predict_dataset(ray.data.from_items([{"path": photo}, {"path": photo + "x"}]), model, concurrency=1)
+first, second = sorted(paths.take_all(), key=lambda row: row["path"])
+assert first["class_1"] == alone.label and "no such file" in second["error"]
+try:
+    vertebra.predict_dataset(ray.data.from_items([{"path": photo, "error": ""}]), model, concurrency=1).take_all()
+except Exception as error:
+    assert "has a column 'error' already" in str(error), error
+else:
+    raise AssertionError("a column that is there already is replaced")
+print("whole")
+"""
+
+
+@pytest.mark.slow
+def test_rows_keep_their_columns_and_get_classes(tiny_export, tiny_photos):
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, str(tiny_export), str(tiny_photos / "red" / "00.png")],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("whole\n")
