@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from vertebra.serve.server_settings import ServerSettings
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -29,6 +31,33 @@ def test_the_manifest_asks_where_the_server_answers(manifest, client):
     secured = container["securityContext"]
     assert secured["readOnlyRootFilesystem"] and not secured["allowPrivilegeEscalation"]
     assert manifest[0]["spec"]["template"]["spec"]["securityContext"]["runAsNonRoot"]
+
+
+def test_pods_are_added_by_a_metric_of_the_server(manifest, client):
+    kinds = {document["kind"]: document for document in manifest}
+    deployment, scaler = kinds["Deployment"], kinds["HorizontalPodAutoscaler"]["spec"]
+    assert scaler["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    assert {metric["type"] for metric in scaler["metrics"]} == {"Resource", "Pods"}
+    (pods,) = (metric["pods"] for metric in scaler["metrics"] if metric["type"] == "Pods")
+    text = client.get("/metrics").body.decode()
+    assert f"\n{pods['metric']['name']}{{" in text
+    # What waits before pods are added is less than what a server lets wait.
+    assert 0 < int(pods["target"]["averageValue"]) < ServerSettings().queue / 2
+    down = scaler["behavior"]["scaleDown"]
+    assert down["stabilizationWindowSeconds"] >= 60 and down["policies"]
+    budget = kinds["PodDisruptionBudget"]["spec"]
+    assert budget["minAvailable"] < scaler["minReplicas"]
+    assert budget["selector"] == deployment["spec"]["selector"]
+
+
+def test_models_are_mounted_read_only(manifest):
+    pod = manifest[0]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    assert container["args"][0].startswith(mounts["models"]["mountPath"] + "/")
+    assert mounts["models"]["readOnly"] and volumes["models"]["persistentVolumeClaim"]["readOnly"]
+    assert [name for name, mount in mounts.items() if not mount.get("readOnly")] == ["tmp"]
 
 
 def test_who_scrapes_has_the_key(manifest, serving):

@@ -1,95 +1,36 @@
 """Behind Debian's nginx, set up as the documentation says, with TLS."""
 
 import contextlib
-import http.client
-import os
 import re
-import shutil
-import socket
-import ssl
-import subprocess
-import time
 from pathlib import Path
 
+import nginx_proxy
 import pytest
+from nginx_proxy import NAME
 
-NGINX = shutil.which("nginx") or next(iter(Path("/usr/sbin").glob("nginx")), None)
-if NGINX is None or shutil.which("openssl") is None:
+if not nginx_proxy.is_installed():
     pytest.skip("nginx and openssl are not installed (apt-get install nginx-light openssl)", allow_module_level=True)
-
-DOCS = (Path(__file__).parents[2] / "docs/guides/serving.md").read_text()
-(BLOCK,) = re.findall(r"```nginx\n(.*?)```", DOCS, re.DOTALL)
-NAME = "photos.example.org"
 
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tls")
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-keyout", folder / "key.pem", "-out", folder / "cert.pem", "-days", "2", "-subj", f"/CN={NAME}"]
-    subprocess.run([*command, "-addext", f"subjectAltName=DNS:{NAME}"], check=True, capture_output=True)
-    return folder
-
-
-class Proxy:
-    def __init__(self, port, certificate):
-        self.port = port
-        self.context = ssl.create_default_context(cafile=certificate / "cert.pem")
-
-    @contextlib.contextmanager
-    def connection(self):
-        plain = socket.create_connection(("127.0.0.1", self.port), timeout=60)
-        with contextlib.closing(http.client.HTTPSConnection("127.0.0.1", self.port)) as connection:
-            connection.sock = self.context.wrap_socket(plain, server_hostname=NAME)
-            yield connection
-
-    def __call__(self, method, path, body=None, name=NAME, **headers):
-        with self.connection() as connection:
-            connection.request(method, path, body, {"Host": name, "Content-Type": "image/png", **headers})
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode("latin-1"), dict(answer.getheaders())
+    return nginx_proxy.make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture
 def proxied(serving, certificate, tmp_path):
     """A server behind nginx: `proxied(api_key=…)`."""
     with contextlib.ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(
+            nginx_proxy.nginx([serving(**settings).port], certificate, tmp_path)
+        )
 
-        def start(**settings):
-            server = serving(**settings)
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = free.getsockname()[1]
-            block = BLOCK
-            for pattern, new in (
-                (r"server 10\.0\.0\.\d:8000", f"server 127.0.0.1:{server.port}"),
-                (r"listen 443 ssl", f"listen 127.0.0.1:{port} ssl"),
-                (r"/etc/ssl/\S+\.pem", str(certificate / "cert.pem")),
-                (r"/etc/ssl/\S+\.key", str(certificate / "key.pem")),
-            ):
-                block, count = re.subn(pattern, new, block)
-                assert count, f"the documentation has no {pattern}"
-            folders = "".join(
-                f"{kind}_temp_path {tmp_path / kind};\n"
-                for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-            )
-            user = "user root;\n" if os.geteuid() == 0 else ""
-            (tmp_path / "nginx.conf").write_text(
-                f"{user}daemon off;\npid {tmp_path / 'pid'};\nerror_log stderr;\nevents {{}}\n"
-                f"http {{\naccess_log off;\n{folders}{block}\n}}\n"
-            )
-            command = [NGINX, "-p", tmp_path, "-c", tmp_path / "nginx.conf"]
-            process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-            stack.callback(process.stderr.close)
-            stack.callback(process.wait)
-            stack.callback(process.terminate)
-            stop = time.monotonic() + 30
-            while socket.socket().connect_ex(("127.0.0.1", port)):
-                assert process.poll() is None and time.monotonic() < stop, process.stderr.read()
-                time.sleep(0.02)
-            return Proxy(port, certificate)
 
-        yield start
+def test_the_documentation_has_the_configuration_that_is_shipped():
+    docs = (Path(__file__).parents[2] / "docs/guides/serving.md").read_text()
+    (block,) = re.findall(r"```nginx\n(.*?)```", docs, re.DOTALL)
+    lines = nginx_proxy.CONFIGURATION.splitlines(keepends=True)
+    assert "".join(line for line in lines if not line.startswith("#")).strip() == block.strip()
 
 
 def test_the_page_of_a_server_with_a_key(proxied, pngs):
