@@ -1,6 +1,7 @@
 """Training on shards, Parquet with bytes and S3: the same classifier as on the same photos in folders."""
 
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -12,7 +13,13 @@ from packed_photos import pack_parquet, pack_shards, photos_of
 from safetensors.numpy import load_file
 
 import vertebra
+from vertebra.cache import cache_dir
+from vertebra.errors import UsageError
+from vertebra.sources.shard_reader import forget_shards
+from vertebra.train import Settings, TrainError, resume
+from vertebra.train.batch_loader import batches_of_epoch
 from vertebra.train.evaluate_model import evaluate
+from vertebra.train.run_folder import Stopped
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +76,118 @@ def test_a_probe_of_s3_is_that_of_the_files(packed, small_weights, tmp_path, s3)
     found = probe(shards, tmp_path / "shards", small_weights)
     check_same(weights_of(found.run), weights_of(expected.run))
     assert evaluate(found.run, found.run / "data.csv").held.metrics.n == found.metrics["n"]
+
+
+# --- training steps ---------------------------------------------------------------------------------------------------
+
+OPTIONS = {"model": "resnet18", "method": "scratch", "image_size": 32, "batch_size": 6, "epochs": 2, "workers": 0}
+
+
+def scratch(data, out, **options):
+    return vertebra.train(data, out, **OPTIONS | options)
+
+
+def stopped(data, out, **options):
+    """A run that is stopped after some steps."""
+    asked = []
+
+    def stop_at(what, done, total):
+        if what.startswith("training") and done >= 12 and not asked:
+            asked.append(done)
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Stopped, match=r"stopped after step"):
+        scratch(data, out, progress=stop_at, **options)
+    return out
+
+
+@pytest.mark.parametrize("kind", ["shards", "parquet"])
+def test_a_stopped_run_on_shards_ends_with_the_same_weights(kind, packed, tmp_path):
+    whole = scratch(packed / kind, tmp_path / "whole", shuffle_shards=2)
+    assert any("shards, and the photos of 2 of them at a time" in note for note in whole.metrics["notes"])
+    again = resume(stopped(packed / kind, tmp_path / "stopped", shuffle_shards=2))
+    check_same(weights_of(again.run), weights_of(whole.run))
+    with pytest.raises(UsageError, match="shuffle_shards cannot change in the middle of a run"):
+        resume(stopped(packed / kind, tmp_path / "other", shuffle_shards=2), shuffle_shards=3)
+
+
+def test_few_shards_are_shuffled_as_files_are(packed, tmp_path):
+    """All are open at once, so the order is that of files, and so are the weights."""
+    expected = scratch(packed / "folders", tmp_path / "files", epochs=1)
+    check_same(weights_of(scratch(packed / "shards", tmp_path / "shards", epochs=1).run), weights_of(expected.run))
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_shard_that_has_changed_is_refused_by_name(remote, packed, tmp_path, request):
+    data = shutil.copytree(packed / "shards", tmp_path / "shards")
+    s3 = request.getfixturevalue("s3") if remote else None
+    place = s3.upload(data, "shards") if remote else str(data)
+    run = stopped(place, tmp_path / "run")
+    before = (data / "001.tar").read_bytes()
+    changed = bytearray(before)
+    offset = changed.index(b"\x89PNG") + 60
+    changed[offset] ^= 255
+
+    def put(content):
+        (data / "001.tar").write_bytes(content)
+        if s3 is not None:
+            s3.upload(data, "shards")
+
+    put(changed)
+    with pytest.raises(TrainError, match=rf"a photo has been changed \({place}/001\.tar::\S+\) since the run started"):
+        resume(run)
+    put(before)  # with another time
+    assert resume(run).metrics["n"] > 0
+
+
+def test_a_shard_that_is_away_ends_the_run_and_it_goes_on_when_it_is_back(packed, tmp_path, s3, monkeypatch):
+    place = s3.upload(packed / "shards", "shards")
+    run = stopped(place, tmp_path / "run")
+    content = s3.get("shards/002.tar")
+    s3.client.delete_object(Bucket=s3.name, Key="shards/002.tar")
+    shutil.rmtree(cache_dir() / "shards")
+    forget_shards()
+    with pytest.raises(TrainError, match=rf"{place}/002\.tar.* no such file.* What was trained until step .* --resume"):
+        resume(run)
+    s3.put("shards/002.tar", content)
+    assert resume(run).metrics["n"] > 0
+
+
+def test_shards_that_do_not_fit_into_the_cache_together(packed, tmp_path, monkeypatch):
+    size = max(path.stat().st_size for path in (packed / "parquet").iterdir())
+    monkeypatch.setenv("VERTEBRA_SHARD_CACHE", f"{1.5 * size / 1e3:.1f}KB")
+    with pytest.raises(UsageError, match=r"shards that are shuffled together have .* --set shuffle_shards=1"):
+        scratch(packed / "parquet", tmp_path / "run")
+    assert scratch(packed / "parquet", tmp_path / "one", shuffle_shards=1, epochs=1).metrics["n"] > 0
+    assert scratch(packed / "shards", tmp_path / "local", epochs=1).metrics["n"] > 0  # which are not copied
+
+
+# --- the order --------------------------------------------------------------------------------------------------------
+
+
+def order(shards, epoch=0, **options):
+    settings = Settings.from_mapping({"data": "x", "method": "scratch", "batch_size": 7, **options}, "test")
+    return np.concatenate(batches_of_epoch(np.arange(len(shards)) % 3, settings, epoch, shards))
+
+
+def test_each_photo_once_and_few_shards_at_a_time():
+    shards = np.repeat(np.arange(20), 30)
+    found = order(shards, shuffle_shards=4)
+    assert sorted(found.tolist()) == list(range(600))
+    windows = [set(shards[found[start : start + 120]].tolist()) for start in range(0, 600, 120)]
+    assert [len(window) for window in windows] == [4] * 5
+    # Mixed within: a step of seven photos has more than one shard.
+    assert np.mean([len(set(shards[found[start : start + 7]])) for start in range(0, 120, 7)]) > 2
+    other = order(shards, 1, shuffle_shards=4)
+    assert {frozenset(shards[other[start : start + 120]].tolist()) for start in range(0, 600, 120)} != set(
+        map(frozenset, windows)
+    )
+    assert order(shards, shuffle_shards=4).tolist() == found.tolist()
+
+
+def test_balanced_draws_are_those_without_shards():
+    shards = np.repeat(np.arange(20), 30)
+    options = {"balance": "sampler", "shuffle_shards": 4}
+    found, expected = order(shards, **options), order(np.zeros(600, np.int64), **options)
+    assert sorted(found.tolist()) == sorted(expected.tolist())
+    assert len(set(shards[found[:100]].tolist())) <= 4
