@@ -10,7 +10,9 @@ from vertebra.decoding import open_image
 from vertebra.errors import ImageError, UsageError
 from vertebra.report import PhotoLinks
 from vertebra.report.thumbnails import NO_FILE
+from vertebra.sources import photo_place
 from vertebra.sources.photo_place import StoredPhoto, file_of, normalized, parse_place
+from vertebra.storage import StorageError
 
 
 @pytest.fixture
@@ -91,3 +93,28 @@ def test_no_link_leads_to_it(tmp_path):
     links = PhotoLinks(tmp_path, [place, tmp_path / "a" / "1.jpg"])
     assert links.link(place) == NO_FILE and links.entry(place) == ("s3://bucket/x.tar::cat/1.jpg", NO_FILE)
     assert links.address == "a/"
+
+
+def test_storage_that_is_away_for_a_moment_is_waited_for(monkeypatch):
+    place = StoredPhoto("s3://bucket/1.jpg")
+    now, errors = [0.0], [StorageError("x", is_transient=True)] * 3
+    monkeypatch.setattr(photo_place.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(photo_place.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+
+    def read(location):
+        if errors:
+            raise errors.pop()
+        return b"photo"
+
+    monkeypatch.setattr(photo_place.Location, "read_bytes", read)
+    assert place.read_bytes() == b"photo"
+    assert now == [1.0 + 2.0 + 4.0]
+    errors += [StorageError("away", is_transient=True)] * 99
+    with pytest.raises(StorageError, match="away"):
+        place.read_bytes()
+    assert 60 < now[0] < 90
+    errors[:] = [StorageError("denied")]
+    before = now[0]
+    with pytest.raises(StorageError, match="denied"):
+        place.read_bytes()
+    assert now[0] == before

@@ -49,7 +49,7 @@ def check_same(found, expected):
         assert np.array_equal(found[name], value), name
 
 
-@pytest.mark.parametrize("kind", ["shards", "parquet"])
+@pytest.mark.parametrize("kind", ["shards", pytest.param("parquet", marks=pytest.mark.slow)])
 def test_a_probe_of_packed_photos_is_that_of_the_files(kind, packed, small_weights, tmp_path):
     expected = probe(packed / "folders", tmp_path / "files", small_weights)
     found = probe(packed / kind, tmp_path / "packed", small_weights)
@@ -63,6 +63,7 @@ def test_a_probe_of_packed_photos_is_that_of_the_files(kind, packed, small_weigh
     assert "::" in (found.run / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_probe_of_s3_is_that_of_the_files(packed, small_weights, tmp_path, s3):
     expected = probe(packed / "folders", tmp_path / "files", small_weights)
     address = s3.upload(packed / "folders", "photos")
@@ -101,7 +102,7 @@ def stopped(data, out, **options):
     return out
 
 
-@pytest.mark.parametrize("kind", ["shards", "parquet"])
+@pytest.mark.parametrize("kind", ["shards", pytest.param("parquet", marks=pytest.mark.slow)])
 def test_a_stopped_run_on_shards_ends_with_the_same_weights(kind, packed, tmp_path):
     whole = scratch(packed / kind, tmp_path / "whole", shuffle_shards=2)
     assert any("shards, and the photos of 2 of them at a time" in note for note in whole.metrics["notes"])
@@ -111,12 +112,14 @@ def test_a_stopped_run_on_shards_ends_with_the_same_weights(kind, packed, tmp_pa
         resume(stopped(packed / kind, tmp_path / "other", shuffle_shards=2), shuffle_shards=3)
 
 
+@pytest.mark.slow
 def test_few_shards_are_shuffled_as_files_are(packed, tmp_path):
     """All are open at once, so the order is that of files, and so are the weights."""
     expected = scratch(packed / "folders", tmp_path / "files", epochs=1)
     check_same(weights_of(scratch(packed / "shards", tmp_path / "shards", epochs=1).run), weights_of(expected.run))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remote", [False, True])
 def test_a_shard_that_has_changed_is_refused_by_name(remote, packed, tmp_path, request):
     data = shutil.copytree(packed / "shards", tmp_path / "shards")
@@ -140,6 +143,7 @@ def test_a_shard_that_has_changed_is_refused_by_name(remote, packed, tmp_path, r
     assert resume(run).metrics["n"] > 0
 
 
+@pytest.mark.slow
 def test_a_shard_that_is_away_ends_the_run_and_it_goes_on_when_it_is_back(packed, tmp_path, s3, monkeypatch):
     place = s3.upload(packed / "shards", "shards")
     run = stopped(place, tmp_path / "run")
@@ -153,6 +157,7 @@ def test_a_shard_that_is_away_ends_the_run_and_it_goes_on_when_it_is_back(packed
     assert resume(run).metrics["n"] > 0
 
 
+@pytest.mark.slow
 def test_shards_that_do_not_fit_into_the_cache_together(packed, tmp_path, monkeypatch):
     size = max(path.stat().st_size for path in (packed / "parquet").iterdir())
     monkeypatch.setenv("VERTEBRA_SHARD_CACHE", f"{1.5 * size / 1e3:.1f}KB")

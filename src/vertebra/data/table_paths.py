@@ -19,6 +19,7 @@ from vertebra.photo_files import is_folder, list_entries
 from vertebra.sources.photo_place import PhotoPlace, StoredPhoto, normalized, parse_place
 from vertebra.sources.text_table import SAVE_AS_UTF8
 from vertebra.storage import Location
+from vertebra.storage.file_systems import REMOTE_SCHEMES
 
 from .dataset import DataError
 from .label_names import as_latin1, is_text
@@ -82,7 +83,7 @@ class PathFinder:
         if "::" not in name and self._remote_root is None and "://" not in name:
             return None
         text = name
-        if not Location(name).is_remote:
+        if name.partition("://")[0].lower() not in REMOTE_SCHEMES:
             if re.match(r"[a-z][a-z0-9+.-]+://", name, re.IGNORECASE):
                 return None
             text = f"{str(self._remote_root or self._local_root).rstrip('/')}/{name}" if name[:1] != "/" else name

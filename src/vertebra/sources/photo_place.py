@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 from vertebra.errors import UsageError
-from vertebra.storage import Location
+from vertebra.storage import Location, StorageError
 
 from .shard_reader import read_member
 
+_PATIENCE = 60.0  # seconds after which storage that is away is waited for no longer
 # A shard's or a Parquet file's name, and behind :: the name in it.
 _MEMBER = re.compile(r"(.*?\.(?:tar|tar\.gz|tgz|parquet))::(.+)", re.IGNORECASE | re.DOTALL)
 
@@ -52,15 +54,21 @@ class StoredPhoto:
         return inner
 
     def read_bytes(self) -> bytes:
-        """Return the content of the photo's file.
+        """Return the content of the photo's file; a storage that is away for a minute is waited for.
 
         Raises:
             StorageError: it is missing, or its storage cannot be reached.
             ImageError: the shard has no such photo, or is damaged there.
         """
-        if self.member:
-            return read_member(self.file, self.member)
-        return Location(self.file).read_bytes()
+        started, wait = time.monotonic(), 1.0
+        while True:
+            try:
+                return read_member(self.file, self.member) if self.member else Location(self.file).read_bytes()
+            except StorageError as error:
+                if not error.is_transient or time.monotonic() - started > _PATIENCE:
+                    raise
+            time.sleep(wait)
+            wait = min(2 * wait, 8.0)
 
     def __lt__(self, other: object) -> bool:
         if isinstance(other, Path):

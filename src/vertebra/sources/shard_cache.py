@@ -81,9 +81,11 @@ def _make_room(folder: Path, size: int, what: str) -> None:
         for entry in os.scandir(folder):
             with contextlib.suppress(OSError):
                 status = entry.stat()
-                if entry.name.endswith(".shard"):
+                if not entry.name.endswith(".shard"):
+                    continue  # a lock
+                if not entry.name.startswith("."):
                     files.append((status.st_mtime, status.st_size, entry.path))
-                elif ".shard." in entry.name and time.time() - status.st_mtime > _ABANDONED:
+                elif time.time() - status.st_mtime > _ABANDONED:
                     os.unlink(entry.path)  # noqa: PTH108 - of an entry
     total = sum(each for _, each, _ in files)
     for _, each, path in sorted(files):

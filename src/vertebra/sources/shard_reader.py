@@ -43,18 +43,18 @@ class _Shard:
         if member not in self._spans:
             raise ImageError(f"{name} is missing: the shard has no such photo")
         offset, size = self._spans[member]
-        content = self.read_at(offset, size)
+        if hasattr(os, "pread"):
+            content = os.pread(self._file.fileno(), size, offset)
+        else:  # Windows
+            with self._lock:
+                self._file.seek(offset)
+                content = self._file.read(size)
         if len(content) < size:
             raise ImageError(f"{name} is cut off: the shard ends before it does")
         return content
 
-    def read_at(self, offset: int, size: int) -> bytes:
-        """Return so many bytes of the file."""
-        if hasattr(os, "pread"):
-            return os.pread(self._file.fileno(), size, offset)
-        with self._lock:  # Windows
-            self._file.seek(offset)
-            return self._file.read(size)
+    def __del__(self) -> None:
+        self._file.close()
 
 
 def read_member(file: str, member: str) -> bytes:
@@ -129,8 +129,8 @@ def _opened_parquet(location: Location, column: str | None) -> _Shard:
 
     key = f"photos {column} of {location} {state.size} {state.version}"
     file = open_cached(key, state.size, str(location), write)
-    shard = _Shard(file, {})
-    size = os.fstat(file.fileno()).st_size
-    (rows,) = struct.unpack("<q", shard.read_at(size - 8, 8))
-    ends = struct.unpack(f"<{rows}q", shard.read_at(size - 8 * (rows + 1), 8 * rows))
+    file.seek(-8, os.SEEK_END)
+    (rows,) = struct.unpack("<q", file.read(8))
+    file.seek(-8 * (rows + 1), os.SEEK_END)
+    ends = struct.unpack(f"<{rows}q", file.read(8 * rows))
     return _Shard(file, {str(row): (begin, end - begin) for row, (begin, end) in enumerate(pairwise((0, *ends)))})

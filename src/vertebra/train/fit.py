@@ -191,7 +191,7 @@ class Trainer:
         try:
             return predict_logits(self.network, self.preprocessing, split, self.distributed, self.progress, task)
         except ImageError as error:
-            raise self._unreadable_error(str(error)) from None
+            raise self._unreadable_error(str(error).rstrip(".")) from None
 
     def _validate(self, state: TrainingState, figures: dict[str, float], log: Log | None) -> None:
         self._sync_buffers()
@@ -254,12 +254,15 @@ class Trainer:
         if isinstance(batch, str) or reason is not None:
             self._reject_divergence(state, metrics)
             self._save(state)
-            raise self._unreadable_error(f"{reason}. What was trained until step {state.step:,} is kept")
+            raise self._unreadable_error(
+                f"{str(reason).rstrip('.')}. What was trained until step {state.step:,} is kept"
+            )
         return batch
 
     def _unreadable_error(self, what: str) -> Exception:
         """Return the error that every process raises if one cannot read a photo."""
-        text = f"{what}. Put the photo back: a run keeps the photos that it started with. {self._how_to_resume()}"
+        kept = "A run keeps the photos that it started with: put the photo back, or wait until its storage answers."
+        text = f"{what}. {kept} {self._how_to_resume()}"
         return self.distributed.raised_by_all(TrainError(text))
 
     def _how_to_resume(self) -> str:

@@ -13,7 +13,8 @@ from typing import Any
 from vertebra.errors import ImageError, UsageError
 from vertebra.machine import usable_cores
 from vertebra.progress import Progress
-from vertebra.sources.photo_place import PhotoPlace, file_of, parse_place
+from vertebra.sources.photo_place import PhotoPlace, StoredPhoto, file_of, parse_place
+from vertebra.sources.shard_reader import forget_shards
 from vertebra.storage import Location, StorageError
 
 from .run_checkpoint import read_state
@@ -112,13 +113,17 @@ def file_states(paths: Iterable[PhotoPlace]) -> list[FileState | None]:
     Raises:
         StorageError: remote storage cannot be reached.
     """
-    places = [file_of(path) for path in paths]
-    files = list(dict.fromkeys(places))
-    local = [file for file in files if not Location(file).is_remote]
+    forget_shards()
+    is_shard: dict[str, bool] = {}
+    places = []
+    for path in paths:
+        places.append(file_of(path))
+        is_shard.setdefault(places[-1], isinstance(path, StoredPhoto) and bool(path.member))
+    local = [file for file in is_shard if not Location(file).is_remote]
     by_folder = defaultdict(list)
-    for file in files:
+    for file, has_members in is_shard.items():
         if Location(file).is_remote:
-            by_folder[file.rpartition("/")[0]].append(file)
+            by_folder[file if has_members else file.rpartition("/")[0]].append(file)
     with ThreadPoolExecutor(4 * usable_cores()) as pool:  # for the latency of network file systems
         found = dict(zip(local, pool.map(_local_state, local), strict=True))
         for states in pool.map(_remote_states, by_folder, by_folder.values()):
@@ -136,7 +141,7 @@ def _local_state(file: str) -> FileState | None:
 
 
 def _remote_states(folder: str, files: Sequence[str]) -> dict[str, FileState | None]:
-    """Return the states of files in a remote folder; with many of them those that its list has."""
+    """Return the states of files in a remote folder, of many those that its list has; of a shard its version."""
     found: dict[str, FileState | None] = dict.fromkeys(files)
     try:
         if len(files) >= _MIN_LISTED:

@@ -1,0 +1,83 @@
+"""Copies of shards: made once, bounded, and what was not used for longest goes first."""
+
+import os
+import time
+
+import pytest
+
+from vertebra.cache import cache_dir
+from vertebra.errors import UsageError
+from vertebra.sources.shard_cache import VARIABLE, cache_limit, open_cached
+from vertebra.storage import StorageError
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path))
+    monkeypatch.setenv(VARIABLE, "3KB")
+
+
+def put(key, size=1000):
+    with open_cached(key, size, f"shard {key}", lambda target: target.write(key[:1].encode() * size)) as file:
+        return file.read()
+
+
+def age(seconds):
+    for path in (cache_dir() / "shards").glob("*.shard"):
+        status = path.stat()
+        os.utime(path, (status.st_atime, status.st_mtime - seconds))
+
+
+def copies():
+    return sorted(path.read_bytes()[:1] for path in (cache_dir() / "shards").glob("[!.]*.shard"))
+
+
+def test_it_is_written_once_and_the_oldest_are_deleted():
+    for key in "abc":
+        assert put(key) == key.encode() * 1000
+        age(10)
+    with open_cached("a", 1000, "a", lambda target: pytest.fail("written again")) as file:
+        put("d")
+        assert copies() == [b"a", b"c", b"d"]  # "a" was used last
+        put("e", 2500)
+        assert file.read() == b"a" * 1000  # which is read on although it is deleted
+    assert copies() == [b"e"]
+
+
+def test_one_that_is_larger_than_the_cache_is_refused():
+    with pytest.raises(StorageError, match=rf"shard x has .* GB, and copies .* Set {VARIABLE} to more, such as"):
+        put("x", 4000)
+
+
+def test_a_write_that_fails_leaves_nothing():
+    def fail(target):
+        target.write(b"x")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(StorageError, match=r"^shard cannot be copied to the cache .*No space left.*VERTEBRA_CACHE"):
+        open_cached("x", 10, "shard", fail)
+    assert copies() == []
+
+
+def test_what_a_killed_process_left_is_deleted_after_a_day():
+    put("a")
+    left = cache_dir() / "shards" / ".a.0123456789ab.shard"
+    left.write_bytes(b"x")
+    put("b")
+    assert left.exists()
+    os.utime(left, (0, time.time() - 100_000))
+    put("c")
+    assert not left.exists()
+
+
+@pytest.mark.parametrize(("text", "size"), [("20GB", 20e9), ("1.5 tb", 1.5e12), ("500", 500), ("", 20e9)])
+def test_sizes(monkeypatch, text, size):
+    monkeypatch.setenv(VARIABLE, text)
+    assert cache_limit() == size
+
+
+@pytest.mark.parametrize("text", ["much", "-1GB", "20 GiB", "1e3"])
+def test_what_is_no_size(monkeypatch, text):
+    monkeypatch.setenv(VARIABLE, text)
+    with pytest.raises(UsageError, match=r"it must be a size, such as 20GB"):
+        cache_limit()
