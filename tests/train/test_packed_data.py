@@ -149,7 +149,7 @@ def test_a_shard_that_is_away_ends_the_run_and_it_goes_on_when_it_is_back(packed
     run = stopped(place, tmp_path / "run")
     content = s3.get("shards/002.tar")
     s3.client.delete_object(Bucket=s3.name, Key="shards/002.tar")
-    shutil.rmtree(cache_dir() / "shards")
+    shutil.rmtree(cache_dir() / "remote")
     forget_shards()
     with pytest.raises(TrainError, match=rf"{place}/002\.tar.* no such file.* What was trained until step .* --resume"):
         resume(run)
@@ -160,7 +160,7 @@ def test_a_shard_that_is_away_ends_the_run_and_it_goes_on_when_it_is_back(packed
 @pytest.mark.slow
 def test_shards_that_do_not_fit_into_the_cache_together(packed, tmp_path, monkeypatch):
     size = max(path.stat().st_size for path in (packed / "parquet").iterdir())
-    monkeypatch.setenv("VERTEBRA_SHARD_CACHE", f"{1.5 * size / 1e3:.1f}KB")
+    monkeypatch.setenv("VERTEBRA_REMOTE_CACHE_GB", f"{1.5 * size / 1e9:.9f}")
     with pytest.raises(UsageError, match=r"shards that are shuffled together have .* --set shuffle_shards=1"):
         scratch(packed / "parquet", tmp_path / "run")
     assert scratch(packed / "parquet", tmp_path / "one", shuffle_shards=1, epochs=1).metrics["n"] > 0

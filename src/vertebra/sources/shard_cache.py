@@ -1,37 +1,26 @@
-"""The part of the cache that holds copies of shards: bounded, and what was not used for longest is deleted first."""
+"""The part of the cache that holds the photos of Parquet files, whose rows cannot be read in any order where they lie.
+
+As of copies of remote files, VERTEBRA_REMOTE_CACHE_GB bounds their sum, and the least recently used are deleted first.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 from vertebra.cache import cache_dir, checksum, creation_lock
-from vertebra.errors import UsageError
 from vertebra.files import atomic_write
 from vertebra.storage import StorageError
+from vertebra.storage.local_cache import cache_limit
+from vertebra.units import GIGA
+from vertebra.units import size as size_text
 
-VARIABLE = "VERTEBRA_SHARD_CACHE"
-_DEFAULT = "20GB"
-_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _ABANDONED = 86_400.0  # seconds after which what a killed process was writing is deleted
-
-
-def cache_limit() -> int:
-    """Return how many bytes the copies may have together.
-
-    Raises:
-        UsageError: the environment variable is no size.
-    """
-    text = os.environ.get(VARIABLE) or _DEFAULT
-    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(|KB|MB|GB|TB)\s*", text, re.IGNORECASE)
-    if found is None:
-        raise UsageError(f"{VARIABLE} is {text!r}; it must be a size, such as 20GB.")
-    return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
 def open_cached(key: str, size: int, what: str, write: Callable[[IO[bytes]], None]) -> IO[bytes]:
@@ -73,8 +62,9 @@ def _make_room(folder: Path, size: int, what: str) -> None:
     limit = cache_limit()
     if size > limit:
         raise StorageError(
-            f"{what} has {size / 1e9:.1f} GB, and copies of shards may take {limit / 1e9:.1f} GB on this machine. Set "
-            f"{VARIABLE} to more, such as {VARIABLE}={max(1, round(4 * size / 1e9))}GB."
+            f"{what} has {size_text(size)}, and copies of the photos in such files may take {size_text(int(limit))}. "
+            f"Set VERTEBRA_REMOTE_CACHE_GB={math.ceil(4 * size / GIGA)}.",
+            is_full=True,
         )
     files = []
     with contextlib.suppress(OSError):

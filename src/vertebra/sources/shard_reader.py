@@ -18,14 +18,15 @@ from typing import IO
 
 from vertebra.errors import ImageError
 from vertebra.storage import Location
+from vertebra.storage.local_cache import local_copy
 
 from .parquet_bytes import parquet_photos
 from .photo_column import photo_column
+from .reading import reading
 from .shard_cache import open_cached
 from .tar_shards import tar_index
 
 _OPEN = 64  # shards that are kept open
-_READ = 4_194_304  # bytes that are copied at once
 
 _locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
@@ -77,9 +78,9 @@ def forget_shards() -> None:
     _opened.cache_clear()
 
 
-def copied_size(file: str, size: int) -> int:
-    """Return how many bytes of the cache a shard of a size takes when it is read."""
-    return size if Location(file).is_remote or file.lower().endswith(".parquet") else 0
+def is_copied(file: str) -> bool:
+    """Whether a shard is copied to the cache when it is read: all but tar files on this machine."""
+    return Location(file).is_remote or file.lower().endswith(".parquet")
 
 
 def _local_state(file: str) -> tuple[int, int] | None:
@@ -99,18 +100,8 @@ def _opened(file: str, column: str, state: tuple[int, int] | None) -> _Shard:
     if location.suffix == ".parquet":
         return _opened_parquet(location, column or None)
     spans = {member.name: (member.offset, member.size) for member in tar_index(location)}
-    return _Shard(_remote_copy(location) if location.is_remote else location.open(), spans)
-
-
-def _remote_copy(location: Location) -> IO[bytes]:
-    state = location.state()
-
-    def write(target: IO[bytes]) -> None:
-        with location.open() as source:
-            while part := source.read(_READ):
-                target.write(part)
-
-    return open_cached(f"{location} {state.size} {state.version}", state.size, str(location), write)
+    with reading(location):
+        return _Shard(local_copy(location).open("rb"), spans)
 
 
 def _opened_parquet(location: Location, column: str | None) -> _Shard:

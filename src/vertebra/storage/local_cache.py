@@ -150,7 +150,7 @@ def _make_room(root: Path, needed: int, location: Location) -> None:
         free = shutil.disk_usage(root).free
     except OSError:
         free = 1 << 62
-    limit = min(_limit_bytes(), (free + used) * _DISK_SHARE)
+    limit = min(cache_limit(), (free + used) * _DISK_SHARE)
     if needed > limit:
         raise StorageError(
             f"{location} has {size(needed)}, and the cache in {root} may take {size(limit)}. Make room on the disk, "
@@ -176,7 +176,12 @@ def _copies(root: Path) -> Iterator[tuple[float, int, Path]]:
             continue
 
 
-def _limit_bytes() -> float:
+def cache_limit() -> float:
+    """Return how many bytes copies of remote files may have together, as VERTEBRA_REMOTE_CACHE_GB says.
+
+    Raises:
+        UsageError: that is no number.
+    """
     given = os.environ.get("VERTEBRA_REMOTE_CACHE_GB")
     try:
         limit = float(given) if given else _DEFAULT_GB

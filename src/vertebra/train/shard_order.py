@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from vertebra.errors import UsageError
 from vertebra.sources.photo_place import PhotoPlace, StoredPhoto, file_of
-from vertebra.sources.shard_cache import VARIABLE, cache_limit
-from vertebra.sources.shard_reader import copied_size
-from vertebra.units import counted
+from vertebra.sources.shard_reader import is_copied
+from vertebra.storage.local_cache import cache_limit
+from vertebra.units import GIGA, counted, size
 
 from .metrics import Labels
 from .resume_checks import file_states
@@ -46,14 +47,13 @@ def require_cache_room(places: Sequence[PhotoPlace], settings: Settings) -> None
     They would be copied again for each photo.
     """
     files = list(dict.fromkeys(place.file for place in places if isinstance(place, StoredPhoto) and place.member))
-    states = file_states(StoredPhoto(file) for file in files if copied_size(file, 1))
+    states = file_states(StoredPhoto(file, "shard") for file in files if is_copied(file))
     sizes = sorted((int(state[0]) for state in states if state is not None), reverse=True)
     needed, limit = sum(sizes[: settings.shuffle_shards]), cache_limit()
     if needed > limit:
         fits = max(1, int(np.searchsorted(np.cumsum(sizes), limit, side="right")))
         raise UsageError(
             f"{counted(min(len(sizes), settings.shuffle_shards), 'shard')} that are shuffled together have "
-            f"{needed / 1e9:.2f} GB, and their copies may take {limit / 1e9:.2f} GB on this machine. Set {VARIABLE} to "
-            f"more, such as {VARIABLE}={int(np.ceil(1.5 * needed / 1e9))}GB, or shuffle fewer: --set "
-            f"shuffle_shards={fits}."
+            f"{size(needed)}, and their copies may take {size(int(limit))} on this machine. Set "
+            f"VERTEBRA_REMOTE_CACHE_GB={math.ceil(1.5 * needed / GIGA)}, or shuffle fewer: --set shuffle_shards={fits}."
         )
