@@ -1,5 +1,6 @@
 """Remote files on this machine: whole, of the right version, in bounded room, downloaded once."""
 
+import errno
 import hashlib
 import os
 import signal
@@ -141,6 +142,18 @@ def test_a_full_disk(cache, faulty, monkeypatch):
     with pytest.raises(StorageError, match=r"may take 25\.0 kB") as caught:
         local_copy(Location("s3://bucket/photos/1.jpg"))
     assert caught.value.is_full
+
+
+def test_a_disk_that_fills_up_meanwhile(cache, faulty, monkeypatch):
+    def parts(file):
+        yield b"1"
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(local_cache.RemoteFile, "parts", parts)
+    with pytest.raises(StorageError, match=r"1\.jpg cannot be copied to .*remote: the disk is full\. Make") as caught:
+        local_copy(Location("s3://bucket/photos/1.jpg"))
+    assert caught.value.is_full
+    assert downloads(cache) == []
 
 
 def test_a_read_only_cache_is_done_without(cache, faulty, monkeypatch):

@@ -119,7 +119,14 @@ def _download(location: Location, state: FileState, path: Path) -> None:
                     file.write(part)
     except OSError as error:
         _remove_folder(path.parent)
-        raise storage_error(error, str(path), "written") from error
+        found = storage_error(error, str(path), "written")
+        if found.is_full:
+            raise StorageError(
+                f"{location} cannot be copied to {path.parent.parent}: the disk is full. Make room there, or name "
+                "another folder by VERTEBRA_CACHE.",
+                is_full=True,
+            ) from error
+        raise found from error
     except BaseException:
         _remove_folder(path.parent)
         raise
