@@ -380,6 +380,33 @@ def test_a_parquet_table_of_paths_is_read_by_rows(tmp_path):
         open_source(path, path_column="n")
 
 
+@pytest.mark.parametrize(
+    ("columns", "kind", "expected"),
+    [
+        ({"path": ["1.jpg"], "md5": [bytes(16)], "embedding": [bytes(8192)]}, "table", ["{folder}/1.jpg"]),
+        ({"path": ["1.jpg"], "image": [JPEG]}, "parquet", ["1.jpg"]),
+        ({"path": ["1.jpg"], "jpg": [None]}, "parquet", ["1.jpg"]),
+        ({"md5": [b"0123456789abcdef"], "x": [JPEG]}, "parquet", ["{folder}/t.parquet::0"]),
+        ({"anything": [b""], "n": [1]}, "parquet", ["{folder}/t.parquet::0"]),
+        ({"anything": [b"damaged"]}, "parquet", ["{folder}/t.parquet::0"]),
+    ],
+)
+def test_the_column_of_photos_is_found_among_others_of_bytes(tmp_path, columns, kind, expected):
+    fill(tmp_path, ["1.jpg"])
+    is_text = {name: isinstance(values[0], str | int) for name, values in columns.items()}
+    arrays = {name: pyarrow.array(v, None if is_text[name] else pyarrow.binary()) for name, v in columns.items()}
+    parquet.write_table(pyarrow.table(arrays), tmp_path / "t.parquet")
+    source = open_source(tmp_path / "t.parquet")
+    assert (source.kind, names(source)) == (kind, [name.format(folder=tmp_path) for name in expected])
+
+
+def test_two_columns_of_photos_are_refused(tmp_path):
+    parquet.write_table(pyarrow.table({"image": [JPEG], "thumb": [JPEG + b"1"]}), tmp_path / "t.parquet")
+    with pytest.raises(UsageError, match="2 columns of photos: 'image', 'thumb'"):
+        open_source(tmp_path / "t.parquet")
+    assert read(open_source(tmp_path / "t.parquet", path_column="thumb"))[0].content == JPEG + b"1"
+
+
 def test_parquet_files_with_bytes_are_one_source(tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()

@@ -25,8 +25,9 @@ from .parquet_bytes import (
     row_ends,
     row_ranges,
 )
-from .path_columns import choose_path_column
+from .path_columns import choose_path_column, name_column
 from .path_table import PathChunk, is_local, none_there, root_of
+from .photo_column import photo_column
 from .tar_shards import TarChunk
 
 R = TypeVar("R")
@@ -119,6 +120,10 @@ def open_parquet_files(
         DataError: there are no rows, or of the first photos none is there.
     """
     found = _each(files, lambda file: _open(file, chunk_photos, path_column), progress)
+    digest = _digest([(file.location, file.state) for file in found])
+    found = [file for file in found if file.ranges]
+    if not found:
+        raise DataError(f"{uri} lists no photos: it has no rows.")
     for file in found[1:]:
         if (file.columns is None) != (found[0].columns is None):
             kinds = sorted(("paths" if f.columns is None else "bytes", str(f.location)) for f in (found[0], file))
@@ -126,10 +131,7 @@ def open_parquet_files(
                 f"{kinds[0][1]} has the bytes of photos, and {kinds[1][1]} their paths. Give files of one kind."
             )
     photos = sum(rows for file in found for _, rows in file.ranges)
-    if not photos:
-        raise DataError(f"{uri} lists no photos: it has no rows.")
     ends = tuple(accumulate(len(file.ranges) for file in found))
-    digest = _digest([(file.location, file.state) for file in found])
     kind = "table" if found[0].columns is None else "parquet"
     source = ParquetSource(uri, kind, digest, photos, tuple(found), ends, image_root)
     if kind == "table":
@@ -141,10 +143,13 @@ def _open(location: Location, chunk_photos: int, path_column: str | None) -> Par
     state = location.state()
     with open_parquet(location) as file:
         schema, ends = file.schema_arrow, row_ends(file)
-    columns = bytes_columns(schema, str(location), path_column)
+    texts = [column.name for column in schema if is_text_type(column.type)]
+    photo = photo_column(location, path_column)
+    columns = None
+    if photo is not None or path_column is not None or name_column(texts) is None:
+        columns = bytes_columns(schema, str(location), photo or path_column)
     if columns is not None:
         return ParquetFile(location, state, tuple(row_ranges(ends, chunk_photos)), columns, None)
-    texts = [column.name for column in schema if is_text_type(column.type)]
     if path_column is not None and path_column in schema.names and path_column not in texts:
         kind = schema.field(path_column).type if schema.names.count(path_column) == 1 else "no column of its own"
         raise UsageError(f"{location}: the column {path_column!r} has neither text nor bytes (its type is {kind}).")

@@ -51,7 +51,7 @@ def bytes_columns(schema: Any, file: str, given: str | None = None) -> BytesColu
         UsageError: there are several, of which `given` names none.
     """
     names = [column.name for column in schema]
-    found = {column.name: is_struct for column in schema if (is_struct := _holds_bytes(column.type)) is not None}
+    found = {column.name: is_struct for column in schema if (is_struct := holds_bytes(column.type)) is not None}
     if given is not None:
         if given not in found:
             return None
@@ -71,14 +71,14 @@ def bytes_columns(schema: Any, file: str, given: str | None = None) -> BytesColu
     return BytesColumns(photo, found[photo], name_column(texts))
 
 
-def _holds_bytes(kind: Any) -> bool | None:
+def holds_bytes(kind: Any) -> bool | None:
     """Whether a type is a struct with bytes (True), is bytes itself (False), or neither (None)."""
     import pyarrow
 
     types = pyarrow.types
     if types.is_struct(kind):
         at = kind.get_field_index("bytes")
-        return True if at >= 0 and _holds_bytes(kind.field(at).type) is False else None
+        return True if at >= 0 and holds_bytes(kind.field(at).type) is False else None
     is_bytes = types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
     return False if is_bytes or types.is_binary_view(kind) else None
 

@@ -9,16 +9,24 @@ from vertebra.errors import UsageError
 from vertebra.photo_files import HEAD_BYTES, image_format
 from vertebra.storage import Location
 
-from .parquet_bytes import bytes_columns, open_parquet
+from .parquet_bytes import bytes_columns, holds_bytes, is_text_type, open_parquet
+from .path_columns import column_key, name_column
 
 _LONGEST_PATH = 4096  # bytes
+_PHOTO_NAMES = frozenset(
+    (
+        *("image", "images", "img", "imgs", "photo", "photos", "picture", "jpg", "jpeg", "png", "webp", "bytes"),
+        *("content", "data", "raw", "imagebytes", "imagedata", "imagecontent", "imgbytes", "imgdata", "photobytes"),
+    )
+)
 
 
 def photo_column(location: Location, given: str | None) -> str | None:
     """Return the column with the bytes of photos in a Parquet file; None: it has none, and is a table of paths.
 
-    Paths and labels may be of the type of bytes too, so the first row decides. `given` names the column of photos or of
-    paths.
+    Paths, labels, checksums and embeddings may be of the type of bytes too, so the first row decides: a photo begins as
+    an image does. If none does (its bytes may be null or damaged), a column counts that is named as photos are, or what
+    is no text where no column has paths. `given` names the column of photos or of paths.
 
     Raises:
         UsageError: there are several.
@@ -29,7 +37,7 @@ def photo_column(location: Location, given: str | None) -> str | None:
         found = [name for name in schema.names if schema.names.count(name) == 1 and _is_struct(schema, name)]
         first = None if found else next(file.iter_batches(batch_size=1), None)
         if first is not None and first.num_rows:
-            found = [name for name, values in zip(schema.names, first.columns, strict=True) if _is_image(values[0])]
+            found = _by_first_row(schema, first)
     if given is not None:
         return given if given in found else None
     if len(found) > 1:
@@ -46,9 +54,15 @@ def _is_struct(schema: Any, name: str) -> bool:
     return found is not None and found.is_struct
 
 
-def _is_image(scalar: Any) -> bool:
-    """Whether a value is the content of an image file: no text is so long, or has a NUL."""
-    value = scalar.as_py()
-    if not isinstance(value, bytes):
-        return False
-    return image_format(value[:HEAD_BYTES]) is not None or b"\0" in value or len(value) > _LONGEST_PATH
+def _by_first_row(schema: Any, first: Any) -> list[str]:
+    values = {
+        field.name: first.column(index)[0].as_py()
+        for index, field in enumerate(schema)
+        if holds_bytes(field.type) is False
+    }
+    if found := [name for name, value in values.items() if value and image_format(value[:HEAD_BYTES]) is not None]:
+        return found
+    unclear = [name for name, value in values.items() if not value or b"\0" in value or len(value) > _LONGEST_PATH]
+    named = [name for name in unclear if column_key(name) in _PHOTO_NAMES]
+    has_paths = name_column([field.name for field in schema if is_text_type(field.type)]) is not None
+    return named or ([] if has_paths else unclear)
