@@ -49,8 +49,7 @@ def scipy_solver() -> Any:
             def objective(flat: Any) -> tuple[float, Any]:
                 weight = torch.from_numpy(flat.astype(np.float32)).reshape(shape)
                 with torch.no_grad():
-                    loss, probabilities = self.loss(self.features @ weight, weight, decay)
-                    gradient = self.gradient(probabilities, weight, decay)
+                    loss, gradient, _ = self.evaluate_at(weight, decay)
                 self.last = loss
                 return loss, gradient.flatten().numpy().astype(np.float64)
 
@@ -134,7 +133,7 @@ def measure(small: bool, n: int) -> dict[str, Any]:
     scaled = centred / np.linalg.norm(centred, axis=1).mean()
 
     def loss_of(solver: Any, weight: Any) -> float:
-        return float(solver.loss(solver.features @ weight, weight, solver.decay(STRENGTH))[0])
+        return float(solver.evaluate_at(weight, solver.decay(STRENGTH))[0])
 
     ours = Solver(features, labels, classes)
     ours.fit(STRENGTH)

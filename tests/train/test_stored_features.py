@@ -49,8 +49,7 @@ def test_the_optimum_is_that_of_features_in_memory(problem, strength, is_precond
     memory = features.to_memory()
     solvers = [Solver(one, labels, CLASSES) for one in (features, memory)]
     heads = [solver.fit(strength, 1e-7) for solver in solvers]
-    losses = [solver.evaluate(solver.weight, 0.0, solver.decay(strength))[0] for solver in solvers]
-    # Without step: `evaluate` is of the logits at the end of the fit.
+    losses = [solver.evaluate_at(solver.weight, solver.decay(strength))[0] for solver in solvers]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5) and losses[0] < 1.0
     logits = [head.logits(memory) for head in heads]
     assert np.abs(logits[0] - logits[1]).max() < 0.02 * logits[1].std()

@@ -85,9 +85,7 @@ class Solver:
         """Fit a head for a strength, starting from the previous fit."""
         decay = self.decay(strength)
         weight = self.weight
-        for rows, logits in self.design.product(weight):
-            self._logits[rows] = logits
-        loss, gradient, spread = self.evaluate(weight, 0.0, decay)
+        loss, gradient, spread = self.evaluate_at(weight, decay)
         history: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=HISTORY)
         for _ in range(MAX_STEPS):
             precondition = None if self._preconditioner is None else self._preconditioner.at(spread, strength)
@@ -96,16 +94,16 @@ class Solver:
             curvature = self._curvature(direction) + float((decay * direction.square()).sum())
             step_size = -slope / curvature if curvature > 0 else 1.0
             new_weight = weight + step_size * direction
-            new_loss, new_gradient, spread = self.evaluate(new_weight, step_size, decay)
+            new_loss, new_gradient, spread = self._evaluate(new_weight, step_size, decay)
             is_short = False
             while new_loss > loss + 1e-4 * step_size * slope and step_size >= 1e-9:  # until Armijo's condition holds
                 step_size, is_short = step_size / 2, True
                 new_weight = weight + step_size * direction
-                new_loss = self.loss(new_weight, step_size, decay)
+                new_loss = self._loss(new_weight, step_size, decay)
             if not new_loss < loss:
                 break
             if is_short:
-                new_loss, new_gradient, spread = self.evaluate(new_weight, step_size, decay)
+                new_loss, new_gradient, spread = self._evaluate(new_weight, step_size, decay)
             self.steps += 1
             decrease, loss = loss - new_loss, new_loss
             self._logits.add_(self._change, alpha=step_size)
@@ -124,7 +122,13 @@ class Solver:
         decay[-1] = 0.0
         return decay
 
-    def evaluate(self, weight: Tensor, step_size: float, decay: Tensor) -> tuple[float, Tensor, Tensor]:
+    def evaluate_at(self, weight: Tensor, decay: Tensor) -> tuple[float, Tensor, Tensor]:
+        """Compute the logits of weights; return what `_evaluate` does."""
+        for rows, logits in self.design.product(weight):
+            self._logits[rows] = logits
+        return self._evaluate(weight, 0.0, decay)
+
+    def _evaluate(self, weight: Tensor, step_size: float, decay: Tensor) -> tuple[float, Tensor, Tensor]:
         """Return the loss of a step, its gradient (D + 1, K), and the variance of each class's predictions (K,)."""
         entropy = 0.0
         spread = torch.zeros(weight.shape[1], dtype=torch.float64)
@@ -141,7 +145,7 @@ class Solver:
         loss = entropy / len(self.labels) + float((decay * weight.square()).sum()) / 2
         return loss, gradient, (spread / len(self.labels)).float()
 
-    def loss(self, weight: Tensor, step_size: float, decay: Tensor) -> float:
+    def _loss(self, weight: Tensor, step_size: float, decay: Tensor) -> float:
         """Return cross-entropy plus penalty of a step, without a product."""
         entropy = sum(self._predict(rows, step_size)[1] for rows in self._blocks())
         return entropy / len(self.labels) + float((decay * weight.square()).sum()) / 2
