@@ -150,6 +150,17 @@ def test_nothing_to_train_on_is_said(vertebra, place, tmp_path):
     assert "marks no photo for training. Change the split of some to train; all are in test." in done.error
 
 
+def test_a_cluster_that_cannot_compute_features(vertebra, place, tmp_path):
+    pytest.importorskip("ray")
+    weights = ("--model", "resnet18", "--weights", place / "drawn.pth")
+    call = ("train", place / "photos", "--out", tmp_path / "run", *weights)
+    done = vertebra(*call, "--ray", "127.0.0.1:9")
+    assert done.code == 1 and "no Ray cluster can be used at 127.0.0.1:9" in done.err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+    done = vertebra(*call, "--method", "scratch", "--ray")
+    assert done.code == 2 and "ray would do nothing: scratch starts from random weights" in done.err
+
+
 def test_settings_from_a_file(vertebra, place, tmp_path):
     (tmp_path / "s.toml").write_text(f'data = "{place / "photos"}"\nmethod = "nothing"\n')
     done = vertebra("train", "--config", tmp_path / "s.toml", "--out", tmp_path / "run")

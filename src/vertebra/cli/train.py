@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vertebra.cli._options import AllowUnseen, Bits, Ignore, ImageRoot, LabelColumn, PathColumn, SplitColumn
+from vertebra.cli._ray import OptionalAddress
 from vertebra.errors import UsageError, VertebraError, printable
 from vertebra.units import counted
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-@app.command()
+@app.command(cls=OptionalAddress)
 def train(
     data: Annotated[
         str | None,
@@ -57,6 +59,12 @@ def train(
     label_column: LabelColumn = None,
     split_column: SplitColumn = None,
     image_root: ImageRoot = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[ADDRESS]", help="Compute features on a Ray cluster: here (none given), auto, HOST:PORT."
+        ),
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse data with problems; exit 1 where the precision is not reached.")
     ] = False,
@@ -106,8 +114,13 @@ def run(settings: dict[str, Any], out: Path | None, resume: Path | None) -> None
     if resume is None and "data" not in settings:
         raise UsageError("there is nothing to train on. Give DATA: a folder of class folders, a table or a name.")
     finished = resume is not None and (resume / "metrics.json").is_file()
+    quiet: AbstractContextManager[None] = nullcontext()
+    if "ray" in settings:
+        from vertebra.cluster.ray_connection import ray_output_silenced
+
+        quiet = ray_output_silenced()
     try:
-        with progress_bar("finding the photos") as progress:
+        with quiet, progress_bar("finding the photos") as progress:
             if resume is not None:
                 classifier = resume_run(resume, progress=progress, **settings)
             else:

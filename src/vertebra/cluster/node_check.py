@@ -10,7 +10,7 @@ def node_problem(version: str, target: Any, token: bytes) -> str:
 
     Args:
         version: of the driver's Vertebra.
-        target: the pickled `Location` that the run writes to.
+        target: the URI of the `Location` that nodes write to; None: they write to none.
         token: what is in the file of the target by which nodes tell that they see the same folder.
     """
     try:
@@ -29,7 +29,8 @@ def node_problem(version: str, target: Any, token: bytes) -> str:
     try:
         import vertebra.runtime.predictor
 
-        require_same_target(Location(target), token)
+        if target is not None:
+            require_same_target(Location(target), token)
     except (VertebraError, ImportError) as error:
         return str(error)
     return ""

@@ -44,7 +44,7 @@ class NodeModel:
         with suppress(OSError):  # absolute paths do without; of others the read says what is missing
             os.chdir(self.folder)
         return Predictor(
-            self._file(content),
+            self.file(content),
             engine=self.engine,
             batch=self.batch,
             threads=self.threads,
@@ -52,8 +52,8 @@ class NodeModel:
             bits=self.bits,
         )
 
-    def _file(self, content: Any) -> Path:
-        """Return the file where this node has it, else one in its cache."""
+    def file(self, content: Any) -> Path:
+        """Return the file where this node has it, else one in its cache; arguments and errors as of `load`."""
         path = Path(self.path)
         if _has(path, self.sha256):
             return path

@@ -27,8 +27,11 @@ def alive_nodes() -> dict[str, str]:
     }
 
 
-def require_usable_nodes(target: Location, token: bytes) -> None:
-    """Raise a `VertebraError` that names the first node that cannot take part, and why."""
+def require_usable_nodes(target: Location | None = None, token: bytes = b"") -> None:
+    """Raise a `VertebraError` that names the first node that cannot take part, and why.
+
+    `target` is what the nodes write to themselves, and `token` what the driver has put there.
+    """
     ray = ray_module()
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -40,7 +43,7 @@ def require_usable_nodes(target: Location, token: bytes) -> None:
         check = ray.remote(num_cpus=0, max_retries=1)(node_check.node_problem)
         answers: dict[str, Any] = {
             node: check.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-                __version__, target.uri, token
+                __version__, None if target is None else target.uri, token
             )
             for node in nodes
         }

@@ -27,26 +27,41 @@ def made_parts(
     Raises:
         VertebraError: Ray gives up.
     """
+    content = None if model is None else ray_module().put(model.read_bytes())
+    rows = [{"number": number, "chunk": chunk} for number, chunk in chunks]
+    return actor_rows(
+        PredictionActor, (task, content), rows, task.model.threads, "run the same command again with --resume"
+    )
+
+
+def actor_rows(
+    actor: type, arguments: tuple[Any, ...], rows: Sequence[dict[str, Any]], threads: int, remedy: str
+) -> Iterator[dict[str, Any]]:
+    """Yield what actors return for each row, in the order in which they end.
+
+    `actor` is a class, with the `arguments` of its constructor; a call takes a row and returns one. `threads` are those
+    of an actor, and `remedy` is what to do if Ray gives up.
+
+    Raises:
+        VertebraError: Ray gives up.
+    """
     ray = ray_module()
     from ray import data
 
     silence_ray_data()
     cpus = ray.cluster_resources().get("CPU", 1.0)
-    actors = max(1, min(len(chunks), int(cpus // task.model.threads)))
-    content = None if model is None else ray.put(model.read_bytes())
-    rows = data.from_items(
-        [{"number": number, "chunk": chunk} for number, chunk in chunks], override_num_blocks=len(chunks)
-    ).map(
-        cast(Any, PredictionActor),
-        fn_constructor_args=(task, content),
-        compute=data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=TASKS_IN_FLIGHT),
-        num_cpus=CPUS_PER_THREAD * task.model.threads,
+    found = data.from_items(list(rows), override_num_blocks=len(rows)).map(
+        cast(Any, actor),
+        fn_constructor_args=arguments,
+        compute=data.ActorPoolStrategy(
+            size=max(1, min(len(rows), int(cpus // threads))), max_tasks_in_flight_per_actor=TASKS_IN_FLIGHT
+        ),
+        num_cpus=CPUS_PER_THREAD * threads,
     )
     try:
-        for batch in rows.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
+        for batch in found.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
             yield from cast(Any, batch).to_pylist()
     except ray.exceptions.RayError as error:
         raise VertebraError(
-            f"Ray has given up ({first_line(error)}). Look at its logs with: ray logs cluster; then run the same "
-            "command again with --resume."
+            f"Ray has given up ({first_line(error)}). Look at its logs with: ray logs cluster; then {remedy}."
         ) from error

@@ -104,6 +104,11 @@ class ImageInfoCache:
                 info = _failed(digest, content, error)
         return info, picture if decode else None
 
+    def add(self, info: ImageInfo, thumbnail: Thumbnail) -> None:
+        """Add what another process has found out about a photo, with the same decoder."""
+        self._infos.put(info.sha256, (self._version, *(getattr(info, name) for name in _FIELDS)))
+        self._thumbnails.put(info.sha256, (self._version, zlib.compress(thumbnail.tobytes(), 1)))
+
     def recall(self, digest: str, path: PhotoPlace) -> ImageInfo | None:
         """Return the info of a photo from the cache or its file; None if the file has changed or is gone."""
         info = self._known(digest)
@@ -149,8 +154,7 @@ class ImageInfoCache:
         coarse = thumbnail.reshape(COARSE_SIZE, 4, COARSE_SIZE, 4).mean(axis=(1, 3)).round().astype(np.uint8)
         remarks = "\n".join(found.remarks)
         info = ImageInfo(digest, width, height, coarse.tobytes(), *_levels(grey), levels=found.levels, remarks=remarks)
-        self._infos.put(digest, (self._version, *(getattr(info, name) for name in _FIELDS)))
-        self._thumbnails.put(digest, (self._version, zlib.compress(thumbnail.tobytes(), 1)))
+        self.add(info, thumbnail)
         return info, picture if picture.size == (width, height) else None
 
 

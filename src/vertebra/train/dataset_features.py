@@ -9,12 +9,13 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from vertebra.cache import cache_dir, fingerprint
 from vertebra.card import Preprocessing, read_card
-from vertebra.data import Dataset, ImageInfo, ImageInfoCache, Photo, read_file
+from vertebra.data import Dataset, ImageInfo, ImageInfoCache, read_file
 from vertebra.decoding import decoder_versions
 from vertebra.errors import VertebraError
 from vertebra.pixels import FIT_VERSION, resize_and_crop
@@ -23,6 +24,7 @@ from vertebra.progress import Progress, silent
 from vertebra.runtime.engine import EMBEDDING, EngineError, FloatArray, Plan, engine_version
 from vertebra.runtime.engine_runner import Runner
 from vertebra.runtime.predictor import Predictor
+from vertebra.sources.photo_place import PhotoPlace
 
 from .feature_files import NotFiniteError
 from .feature_store import FeatureStore
@@ -51,14 +53,16 @@ class DatasetFeatures:
 
 
 def compute_features(
-    dataset: Dataset, body: Path, preprocessing: Preprocessing, progress: Progress = silent
+    dataset: Dataset, body: Path, preprocessing: Preprocessing, progress: Progress = silent, ray: str | None = None
 ) -> DatasetFeatures:
     """Compute the image info and the features of each photo with an exported network.
 
     Features go to the store as they are computed. Few of them are then read into memory, others when they are used.
+    `ray` is the address of a Ray cluster that computes what is missing.
 
     Raises:
         EngineError: the network's features are NaN or infinite.
+        VertebraError: no cluster answers, or a node cannot take part.
     """
     predictor = Predictor(body)
     runner = predictor.runner(predictor.batch)
@@ -66,15 +70,20 @@ def compute_features(
     features: StoredFeatures | None = None
     try:
         for _ in range(_ATTEMPTS):
-            found = _infer(
-                dataset, preprocessing, runner, EMBEDDING, store, task="computing features", progress=progress
-            )
-            infos = [info for info, _ in found]
+            if ray is not None:
+                from .cluster_features import infer_on_ray
+
+                infos = infer_on_ray(dataset, body, preprocessing, runner.plan, store, ray, progress)
+            else:
+                found = _infer(
+                    dataset, preprocessing, runner, EMBEDDING, store, task="computing features", progress=progress
+                )
+                infos = [info for info, _ in found]
             try:
                 features = store.rows([None if info.broken else info.sha256 for info in infos])
                 break
             except KeyError:  # somebody has deleted files of the cache
-                continue
+                ray = None
     finally:
         store.close()
         runner.close()
@@ -116,14 +125,46 @@ def _infer(
     task: str,
     progress: Progress,
 ) -> Iterator[tuple[ImageInfo, FloatArray | None]]:
+    """Iterate over what `infer_photos` gives for a data set."""
+    cache = ImageInfoCache(decoding=preprocessing.decoding)
+    photos = dataset.photos
+    try:
+        found = infer_photos([photo.path for photo in photos], preprocessing, runner, output, store, cache)
+        for number, (info, values) in enumerate(found):
+            if store is not None and values is not None:
+                raise not_finite(dataset.shown(photos[number].path))
+            yield info, values
+            progress(task, number + 1, len(photos))
+    finally:
+        cache.save()
+
+
+class KnownFeatures(Protocol):
+    """A feature store, or what stands for one on another machine."""
+
+    def __contains__(self, digest: str) -> bool:
+        """Whether the features of a photo are known."""
+
+    def put(self, digest: str, values: FloatArray) -> None:
+        """Add features; raise a `NotFiniteError` if they are NaN or infinite."""
+
+
+def infer_photos(
+    photos: Sequence[PhotoPlace],
+    preprocessing: Preprocessing,
+    runner: Runner,
+    output: str,
+    store: KnownFeatures | None,
+    cache: ImageInfoCache,
+) -> Iterator[tuple[ImageInfo, FloatArray | None]]:
     """Iterate over the image info of each photo and one output of the network, (D,); None for unusable photos.
 
-    With a store, outputs are added to it and not returned, and those that it has are not computed again.
+    With a store, outputs are added to it, and those that it has are not computed again; only those that are NaN or
+    infinite are returned.
     """
-    cache = ImageInfoCache(decoding=preprocessing.decoding)
 
-    def read(photos: Sequence[Photo]) -> list[tuple[bytes, ImageInfo | None]]:
-        return [read_file(photo.path) for photo in photos]
+    def read(places: Sequence[PhotoPlace]) -> list[tuple[bytes, ImageInfo | None]]:
+        return [read_file(place) for place in places]
 
     def work(files: Sequence[tuple[bytes, ImageInfo | None]]) -> list[tuple[ImageInfo, FloatArray | None]]:
         results: list[tuple[ImageInfo, FloatArray | None]] = []
@@ -145,22 +186,18 @@ def _infer(
                     results[index] = info, values.copy()
         return results
 
-    plan, photos = runner.plan, dataset.photos
-    try:
-        found = read_ahead(photos, read, work, workers=plan.lanes * plan.threads, chunk=plan.micro_batch)
-        for number, (info, values) in enumerate(found):
-            if store is not None and values is not None:
-                raise EngineError(
-                    f"the features of {dataset.shown(photos[number].path)} are NaN or infinite: the network's weights "
-                    "are damaged. Give other --weights."
-                )
-            yield info, values
-            progress(task, number + 1, len(photos))
-    finally:
-        cache.save()
+    plan = runner.plan
+    return read_ahead(photos, read, work, workers=plan.lanes * plan.threads, chunk=plan.micro_batch)
 
 
-def _put(store: FeatureStore, digest: str, values: FloatArray) -> bool:
+def not_finite(photo: str) -> EngineError:
+    """Return the error for features that are NaN or infinite."""
+    return EngineError(
+        f"the features of {photo} are NaN or infinite: the network's weights are damaged. Give other --weights."
+    )
+
+
+def _put(store: KnownFeatures, digest: str, values: FloatArray) -> bool:
     """Add features to the store; False: they are NaN or infinite."""
     try:
         store.put(digest, values)

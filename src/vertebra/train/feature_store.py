@@ -86,13 +86,23 @@ class FeatureStore:
         Raises:
             NotFiniteError: values are NaN or infinite.
         """
-        row = encode(values)
+        self.put_row(digest, encode(values))
+
+    def put_row(self, digest: str, row: Row) -> None:
+        """Add a row that another process has encoded."""
         with self._lock:
             self._pending[bytes.fromhex(digest)] = row
             self.computed += 1
             # Where nothing can be written, it is not tried again for each row.
             if len(self._pending) % _SAVE_ROWS == 0 or len(self._pending) * row[1].nbytes % _SAVE_BYTES < row[1].nbytes:
                 self._save()
+
+    def first_words(self) -> Words:
+        """Return the first word of each digest, sorted: enough to know on other machines what is here."""
+        with self._lock:
+            self._save()
+            self._reload()
+            return self._keys.copy()
 
     def save(self) -> None:
         """Write new rows to disk, and mark damaged ones; rows that cannot be written stay in memory."""

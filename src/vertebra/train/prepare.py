@@ -189,7 +189,7 @@ def extract_features(
         body = cached_export(settings.model, settings.resolved_weights)
     with timer.step("decoding and computing features"):
         preprocessing = run_preprocessing(settings, read_card(body).preprocessing)
-        computed = compute_features(dataset, body, preprocessing, progress)
+        computed = compute_features(dataset, body, preprocessing, progress, settings.ray)
     with timer.step("auditing"):
         photos = select_usable_photos(dataset, computed.infos, settings)
     return body, computed, photos

@@ -50,6 +50,7 @@ class Settings:
     label_column: str | None = None
     split_column: str | None = None
     image_root: str | None = None
+    ray: str | None = None  # address of a Ray cluster that computes features: "local", "auto" or HOST:PORT
     cwd: str | None = None  # that `data`, `weights` and `image_root` are relative to; None: they are absolute
 
     preset: str | None = one_of(tuple(PRESETS), default=None)  # see `presets`
@@ -221,7 +222,7 @@ _COMMON_FIELDS = (
 # Settings that cannot change during a run, as what has been done depends on them.
 FIXED = (*_COMMON_FIELDS, "preset", "batch_size", "image_size", "optimizer", "ema", "shuffle_shards")
 # Settings of the probe.
-_PROBE_FIELDS = (*_COMMON_FIELDS, "precision", "strict", "folds")
+_PROBE_FIELDS = (*_COMMON_FIELDS, "precision", "strict", "folds", "ray")
 # Why a method does not use the other settings, and which methods do.
 _UNUSED_REASONS = {
     "probe": ("the probe trains no network", "--method finetune (or scratch)"),
@@ -245,7 +246,7 @@ _REQUIREMENTS: dict[str, tuple[str, Callable[[Settings], bool]]] = {
 def _is_used(name: str, method: str) -> bool:
     if method == "probe":
         return name in _PROBE_FIELDS
-    return name != "folds" and not (name == "weights" and method == "scratch")
+    return name != "folds" and not (name in ("weights", "ray") and method == "scratch")
 
 
 def _reject_unused(settings: Settings, given: Mapping[str, Any], source: str) -> None:
