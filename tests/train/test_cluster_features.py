@@ -41,7 +41,8 @@ def progress(task, done=0, total=None):
 def main(data, body, ray):
     found = compute_features(open_dataset(data), Path(body), Preprocessing(32, 40, "bicubic"), progress, ray or None)
     infos = [[info.sha256, info.width, info.broken, info.remarks, info.edge] for info in found.infos]
-    print(json.dumps({"computed": found.computed, "features": found.features.tolist(), "infos": infos}), file=out, flush=True)
+    answer = {"computed": found.computed, "features": found.features.tolist(), "infos": infos}
+    print(json.dumps(answer), file=out, flush=True)
 
 with ray_output_silenced():
     main(*sys.argv[1:])
