@@ -52,7 +52,7 @@ class RemoteTree(FolderTree):
             if (inside := self._ignored_part(parts)) is not None:
                 self.note_ignored(inside)
                 continue
-            if str(Path(name)) != name or parse_place(f"{self._location}/{name}") != self._stored(name):
+            if str(Path(name)) != name or parse_place(self._stored(name).file) != self._stored(name):
                 self._odd.append(name)
             elif has_photo_suffix(base):
                 self._folder(tuple(parts), folders).entries.append(Path(name))
