@@ -113,10 +113,11 @@ RUNS = {
 }
 
 
+@pytest.mark.parametrize("lags", [(0, 3), pytest.param((0, 1, 2, 3), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", RUNS)
-def test_when_a_device_tells_of_its_steps_changes_nothing(name, photos, tmp_path, monkeypatch):
+def test_when_a_device_tells_of_its_steps_changes_nothing(name, lags, photos, tmp_path, monkeypatch):
     first = None
-    for lag in (0, 1, 3):
+    for lag in lags:
         found = fitted(photos, tmp_path / f"lag{lag}", monkeypatch, lag, **RUNS[name])
         first = first or found
         assert found == first

@@ -59,19 +59,24 @@ def free_port():
 # --- the environment of torchrun, without it: no interpreter has to start ---------------------------------------------
 
 
-def attempt(count, data, out, *, agent="/tmp/torchelastic_a/none_b", **environment):
-    """Two processes, as torchrun starts them for the time numbered `count`; codes, and what each wrote."""
+def started(count, data, out, *, agent="/tmp/torchelastic_a/none_b", **environment):
+    """Two processes, as torchrun starts them for the time numbered `count`."""
     shared = {
         "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
         "TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": str(count), "TORCHELASTIC_MAX_RESTARTS": "1",
     }  # fmt: skip
-    processes = [
+    return [
         Forked(
             SCRIPT, "train", data, *FLAGS, *(["--out", out] if out else []), **shared, **environment, RANK=rank,
             LOCAL_RANK=rank, TORCHELASTIC_ERROR_FILE=f"{agent}/attempt_{count}/{rank}/error.json",
         )
         for rank in ("0", "1")
     ]  # fmt: skip
+
+
+def attempt(count, data, out, **environment):
+    """Codes of these processes, and what each wrote."""
+    processes = started(count, data, out, **environment)
     found = [process.communicate(timeout=120) for process in processes]
     return [process.returncode for process in processes], found
 
@@ -84,8 +89,11 @@ def test_the_next_attempt_goes_on_with_the_run_of_the_same_torchrun(shapes_witho
     assert codes == [1, -signal.SIGKILL]
     (line,) = own_lines(errors)
     assert line.startswith("vertebra: another process ended: ")
-    assert line.endswith("starts all processes again (restart 1 of 1), and the run goes on from its last checkpoint.")
     (folder,) = (tmp_path / "runs").iterdir()
+    assert line.endswith(
+        "torchrun goes on with the run (restart 1 of 1). If it was stopped itself, resume with: vertebra train "
+        f"--resume {folder.relative_to(tmp_path)}"
+    )
     before = (folder / "metrics.jsonl").read_text()
     assert before
     codes, ((_, errors), _) = attempt(1, shapes_without_broken, folder, agent="/tmp/torchelastic_a/none_c", **kill)
@@ -101,6 +109,31 @@ def test_the_next_attempt_goes_on_with_the_run_of_the_same_torchrun(shapes_witho
     assert (folder / "metrics.jsonl").read_text().startswith(before)  # it was not begun anew
     assert json.loads((folder / "torchrun.json").read_text())["restarts"] == 1
     weights_of(folder)
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_at_random(shapes_without_broken, tmp_path):
+    """One of the two, at any time of a run; the other ends by itself, or as torchrun ends it."""
+    start = time.monotonic()
+    codes, _ = attempt(0, shapes_without_broken, tmp_path / "undisturbed")
+    assert codes == [0, 0]
+    seconds, choose, restarts = time.monotonic() - start, random.Random(0), 0
+    for number in range(20):
+        folder = tmp_path / str(number)
+        processes = started(0, shapes_without_broken, folder)
+        time.sleep(choose.uniform(0, seconds))
+        killed = choose.choice(processes)
+        killed.send_signal(signal.SIGKILL)
+        for process in processes:
+            if killed.poll() != 0:
+                process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=60)
+        if any(process.returncode for process in processes):
+            codes, found = attempt(1, shapes_without_broken, folder)
+            assert codes == [0, 0], found
+            restarts += 1
+        assert_same_weights(folder, tmp_path / "undisturbed")
+    assert restarts > 5
 
 
 # --- torchrun itself --------------------------------------------------------------------------------------------------
@@ -134,6 +167,12 @@ class Torchrun:
         """torchrun with all its processes."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+
+def wait_for_an_epoch(folder, process):
+    log = folder / "metrics.jsonl"
+    while process.process.poll() is None and not (log.exists() and log.stat().st_size):
+        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -199,7 +238,7 @@ def test_the_last_restart_says_how_to_resume(start, shapes_without_broken, tmp_p
     code, _, errors = process.ended()
     assert code != 0
     first, last = own_lines(errors)
-    assert first.endswith("(restart 1 of 1), and the run goes on from its last checkpoint.")
+    assert "torchrun goes on with the run (restart 1 of 1)" in first
     assert last.endswith(f". Resume with: vertebra train --resume {tmp_path / 'run'}")
 
 
@@ -209,8 +248,7 @@ def test_torchrun_stopped_restarts_nothing(number, start, shapes_without_broken,
     folder = tmp_path / "run"
     arguments = [shapes_without_broken, *FLAGS, "--epochs=500", "--out", folder]
     process = start("--nproc-per-node=2", "--max-restarts=3", arguments=arguments)
-    while process.process.poll() is None and not (folder / "metrics.jsonl").exists():
-        time.sleep(0.05)
+    wait_for_an_epoch(folder, process)
     # A terminal sends Ctrl-C to all, and torchrun sends it on.
     for pid in [process.process.pid, *(process.children() if number == signal.SIGINT else [])]:
         os.kill(pid, number)
@@ -229,7 +267,7 @@ def test_a_probe_goes_on_too(start, shapes, small_weights, tmp_path):
     code, output, errors = process.ended()
     assert code == 0, errors
     assert "held-out photos" in output
-    assert not own_lines(errors)
+    assert "another process" not in errors
     assert (tmp_path / "mark").exists()
     process = start("--nproc-per-node=2", arguments=[*arguments, "--out", tmp_path / "several"])
     code, _, errors = process.ended()
@@ -302,8 +340,7 @@ def test_a_machine_is_lost_and_comes_back(start, undisturbed, shapes_without_bro
     first = start(*flags, arguments=arguments)
     time.sleep(1)
     second = start(*flags, arguments=arguments)
-    while first.process.poll() is None and not (folder / "metrics.jsonl").exists():
-        time.sleep(0.02)
+    wait_for_an_epoch(folder, first)
     pids = second.children()
     second.kill()
     for pid in pids:  # torchrun starts them in sessions of their own

@@ -202,7 +202,8 @@ def flags_of(shapes, small_weights, **options):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("resumed", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow  # test_restarts kills quickly, and resumes with as many
+@pytest.mark.parametrize("resumed", [1, 3])
 def test_killed_and_resumed_by_another_number_of_processes(resumed, command, shapes, small_weights, tmp_path):
     """Of the head alone, whose features no batch's statistics change: one process learns what two and others do.
 

@@ -155,15 +155,12 @@ def _lost_process_as_error(launch: Launch) -> Iterator[list[Path]]:
     try:
         yield known
     except LostProcessError as error:
-        if launch.is_restarted_next:
+        remedy = f"Resume with: {resume_command(known[0])}" if known else "Run the same command again."
+        if launch.is_restarted_next:  # torchrun sends the same signal when it is stopped itself
             remedy = (
-                f"torchrun starts all processes again (restart {launch.restarts + 1} of {launch.max_restarts}), and "
-                "the run goes on from its last checkpoint."
+                f"torchrun goes on with the run (restart {launch.restarts + 1} of {launch.max_restarts}). If it was "
+                f"stopped itself, {remedy[0].lower()}{remedy[1:]}"
             )
-        elif known:
-            remedy = f"Resume with: {resume_command(known[0])}"
-        else:
-            remedy = "Run the same command again."
         raise TrainError(f"another process ended: {error}. {remedy}") from error
 
 
