@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+from vertebra.train import linear_head
 from vertebra.train.linear_head import SHARES, STRENGTHS, Recipe, choose_strength, cross_validate, fit_discriminant
 from vertebra.train.logistic_regression import Solver
 from vertebra.train.temperature import NO_PRIOR, Prior, cross_entropy, fit_temperature, posterior_loss
@@ -156,6 +157,16 @@ def test_the_recipe_is_the_best_share_on_the_photos_that_are_given(problem):
         assert recipe.discriminant_factor == pytest.approx(best * spread[0] / spread[1], rel=1e-5)
         assert temperature == pytest.approx(shares[best][0], rel=1e-4)
     assert found.recipe(np.arange(300), NO_PRIOR)[1] != found.recipe(np.arange(300))[1]
+
+
+def test_of_very_many_photos_a_sample_chooses_the_recipe(problem, monkeypatch):
+    features, labels = problem
+    found = cross_validate(features, labels, np.arange(300) % 3, 4)
+    right = found.recipe(np.arange(300))
+    monkeypatch.setattr(linear_head, "_MAX_PHOTOS", 200)
+    recipe, temperature = found.recipe(np.arange(300))
+    assert temperature != right[1] and temperature == pytest.approx(right[1], rel=0.2)
+    assert found.recipe(np.arange(300)) == (recipe, temperature)
 
 
 def test_the_recipe_makes_the_head_that_was_measured(problem):

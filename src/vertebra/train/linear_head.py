@@ -35,6 +35,8 @@ class Trial:
     accuracy: float
 
 
+# Photos that suffice to choose the weight of LDA and the temperature, in double precision.
+_MAX_PHOTOS = 200_000
 # Held-out photos that suffice to choose a strength; folds are added until there are as many.
 _MIN_PHOTOS = 300
 
@@ -120,8 +122,10 @@ class OutOfFold:
         """Choose the weight of LDA on these photos; return the recipe and the temperature of the sum.
 
         LDA is far overconfident, so its logits are first rescaled to those of the softmax head, to which the prior on
-        the temperature applies. Without photos, the softmax head alone is used.
+        the temperature applies. Without photos, the softmax head alone is used; of very many, a sample.
         """
+        if len(indices) > _MAX_PHOTOS:
+            indices = np.sort(np.random.default_rng(0).choice(indices, _MAX_PHOTOS, replace=False))
         labels, one, other = self.labels[indices], self.softmax_logits[indices], self.discriminant_logits[indices]
         best, temperature = Recipe(self.strength), 1.0
         if not len(indices):

@@ -5,7 +5,7 @@ centred and scaled to a mean norm of 1, so that strengths are comparable between
 
 A step of L-BFGS costs 4·N·D·K operations (a matrix product forward and one backward): 2.4 GFLOPs for 4,600 photos,
 1,280 features and 101 classes, 20 ms on two cores. From zero it takes about 60 steps. `bench/head.py` compares it with
-SciPy's L-BFGS-B and scikit-learn's `LogisticRegression`.
+SciPy's L-BFGS-B and scikit-learn's `LogisticRegression`; `bench/head_stream.py` fits it to a million photos.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ MAX_STEPS = 300
 HISTORY = 15  # steps that L-BFGS remembers
 # Loss change of a step at convergence; float32 does not resolve much smaller changes.
 MIN_CHANGE = 3e-6
-_MIN_PHOTOS_PER_FEATURE = 2  # for preconditioning
+# For preconditioning: with 4.5, as of Caltech-101, it saves a quarter of the steps and costs as much as these.
+_MIN_PHOTOS_PER_FEATURE = 8
 _SAMPLE_PER_FEATURE = 16  # photos of the sample that the covariance is computed from
 _BLOCK_ROWS = 8192  # whose logits are changed at a time
 _FILE_BYTES = 1 << 30  # logits of this size are kept in a file
@@ -59,8 +60,8 @@ class Solver:
     Here, one product of features and direction serves every step size: the first is Newton's, from the exact slope and
     curvature, and backtracking is free. That takes a quarter fewer steps.
 
-    With many more photos than features, directions are preconditioned by the covariance of the features, which takes a
-    quarter of the steps: `_Preconditioner`.
+    With many more photos than features, directions are preconditioned by the covariance of the features
+    (`_Preconditioner`): 20 steps instead of 79 for 20,000 photos, 320 features and 30 classes.
 
     Besides the features, there are two arrays of N × K values, the logits and their change along the direction; from
     1 GB on they are in a temporary file.
