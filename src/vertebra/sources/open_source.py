@@ -130,7 +130,7 @@ def _kind(place: Location | str) -> str:
     if not place.is_file():
         if place.is_remote:
             place.state()  # its error says whether the bucket is missing
-        raise StorageError(f"{place}: there is no such file or folder.", is_missing=True)
+        raise StorageError(f"{place}: there is no such file or folder. Check its name.", is_missing=True)
     if is_tar(place.name):
         return "webdataset"
     if place.name.lower().endswith(OTHER_TARS):

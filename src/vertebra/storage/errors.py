@@ -84,7 +84,7 @@ def storage_error(error: Exception, uri: str, action: str) -> StorageError:
     if found is not None:
         return found
     if isinstance(error, FileNotFoundError) or number == errno.ENOENT:
-        return StorageError(f"{what}: there is no such file or folder.", is_missing=True)
+        return StorageError(f"{what}: there is no such file or folder. Check its name.", is_missing=True)
     reason = os.strerror(number) if isinstance(number, int) and not str(error) else redact(first_line(error))
     return StorageError(f"{what} ({reason}).")
 
