@@ -20,7 +20,8 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command()
 def audit(
     data: Annotated[
-        str, typer.Argument(metavar="DATA", help="A folder of class folders, a table (.csv, .parquet), or a name.")
+        str,
+        typer.Argument(metavar="DATA", help="Class folders, a table, shards or Parquet, here or on s3://, or a name."),
     ],
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     html: Annotated[

@@ -20,7 +20,9 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help=model_help("evaluate"))],
-    data: Annotated[str, typer.Argument(metavar="DATA", help="Labelled photos: class folders, a table, or a name.")],
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="Labelled photos: class folders, a table, shards, or a name.")
+    ],
     json: Annotated[bool, typer.Option("--json", help="Print JSON; shares are fractions from 0 to 1.")] = False,
     html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a report.")] = None,
     engine: Annotated[str, typer.Option(metavar="NAME", help="auto (measured fastest), onnxruntime or mnn.")] = "auto",

@@ -25,7 +25,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 def train(
     data: Annotated[
         str | None,
-        typer.Argument(metavar="DATA", help="A folder of class folders, a table (.csv, .parquet), or a name."),
+        typer.Argument(metavar="DATA", help="Class folders, a table, shards or Parquet, here or on s3://, or a name."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="RUN", help="A new folder for the run; without it, one below runs/.")
