@@ -70,7 +70,7 @@ def test_empty_and_large_files(folder, tmp_path):
     (folder / "empty").write(b"")
     assert (folder / "empty").read_bytes() == b""
     assert (folder / "empty").state().size == 0
-    large = os.urandom(1_000_000) * 33  # in several parts
+    large = os.urandom(1_000_000) * 17  # in several parts
     (tmp_path / "large").write_bytes(large)
     (folder / "large").write_file(tmp_path / "large")
     assert (folder / "large").read_bytes() == large

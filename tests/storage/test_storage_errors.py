@@ -16,6 +16,7 @@ from vertebra.storage.errors import redact, storage_error
 
 FILE = Location("s3://bucket/photos/1.jpg")
 FOLDER = Location("s3://bucket/photos")
+SLOW = pytest.mark.slow  # seconds of waiting
 REGION = (("x-amz-bucket-region", "eu-west-1"),)
 
 
@@ -95,13 +96,15 @@ def test_a_cut_connection_gives_no_part_of_a_file(faulty, share):
         assert "was cut" in fails(lambda: file.read(50_000), True)
 
 
-@pytest.mark.parametrize("action", [read, list_all, write])
+@pytest.mark.parametrize("action", [read, pytest.param(list_all, marks=SLOW), pytest.param(write, marks=SLOW)])
 def test_a_service_that_does_not_answer(faulty, action):
     faulty.faults.append(Stall())
     assert "answer" in fails(action, True)
 
 
-@pytest.mark.parametrize("fault", [Cut("GET", stalls=True), Cut("GET", drips=True)], ids=["stalls", "drips"])
+@pytest.mark.parametrize(
+    "fault", [pytest.param(Cut("GET", stalls=True), marks=SLOW), Cut("GET", drips=True)], ids=["stalls", "drips"]
+)
 def test_a_body_that_does_not_end(faulty, fault):
     faulty.faults.append(fault)
     assert "answer" in fails(read, True)
@@ -186,7 +189,7 @@ def test_what_a_service_says_is_redacted(monkeypatch):
     assert s3_server.KEY not in str(storage_error(OSError(text), "s3://bucket/x", "read"))
 
 
-@pytest.mark.parametrize("status", [0, 3])
+@pytest.mark.parametrize("status", [pytest.param(0, marks=SLOW), 3])
 def test_a_process_ends_while_a_read_hangs(faulty, status):
     faulty.faults.append(Stall())
     code = (
