@@ -84,9 +84,22 @@ def _require_answer(address: str) -> None:
             "10.0.0.1:6379, which `ray start --head` prints."
         )
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS) as opened:
+            speaks_grpc = "RAY_USE_TLS" in os.environ or _speaks_http2(opened)
     except (OSError, OverflowError) as error:
         raise _connection_error(address, error) from error
+    if not speaks_grpc:
+        raise VertebraError(f"what answers at {address} is no Ray cluster. `ray start --head` prints its address.")
+
+
+def _speaks_http2(opened: socket.socket) -> bool:
+    """Whether a server answers as gRPC's do, which Ray speaks: with a frame of settings (RFC 9113, 3.4)."""
+    opened.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+    try:
+        head = opened.recv(9)
+    except TimeoutError:
+        return False
+    return len(head) > 3 and head[3] == 4
 
 
 def _address_for_ray(address: str) -> str:
