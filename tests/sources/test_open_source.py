@@ -329,7 +329,7 @@ def test_web_addresses_are_downloaded(tmp_path):
     [
         (b"path\n", "lists no photos"),
         (b"", "lists no photos"),
-        (b"path,b\n\0", "it holds NUL bytes"),
+        (b"sep=,\npath,b\n\0", "it holds NUL bytes"),
         (b"n,m\n1,2\n", r"no column 'path' \(it has n, m\)"),
         (b"path,file\n1.jpg,2.jpg\n", "2 columns that may be the path: path, file"),
         (b"path,path\n1.jpg,2.jpg\n", "Give them different names"),
