@@ -337,16 +337,18 @@ def test_a_machine_is_lost_and_comes_back(start, undisturbed, shapes_without_bro
     port = free_port()
     flags = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--local-addr=127.0.0.1", "--max-restarts=3"]
     flags += [f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-conf=keep_alive_interval=1"]
-    first = start(*flags, arguments=arguments)
+    # torch 2.14 else gives the new torchrun no address of the one that is left, and both end after a minute.
+    own_store = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    first = start(*flags, arguments=arguments, **own_store)
     time.sleep(1)
-    second = start(*flags, arguments=arguments)
+    second = start(*flags, arguments=arguments, **own_store)
     wait_for_an_epoch(folder, first)
     pids = second.children()
     second.kill()
     for pid in pids:  # torchrun starts them in sessions of their own
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    again = start(*flags, arguments=arguments)
+    again = start(*flags, arguments=arguments, **own_store)
     codes, _, errors = all_ended([first, again])
     assert codes == [0, 0], errors
     assert_same_weights(folder, undisturbed)
