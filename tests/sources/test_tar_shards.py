@@ -256,7 +256,7 @@ def test_the_index_has_where_each_photo_lies_and_its_label(tmp_path):
     for _ in range(2):  # the second time from the cache
         found = tar_index(Location(str(path)))
         assert [content[m.offset : m.offset + m.size] for m in found] == [photo(n) for n in range(1, 6)]
-        assert [m.label for m in found] == ["7", "cat", None, None, "Katze ä"]
+        assert [list(m.labels.values()) for m in found] == [["7"], ["cat"], [], [], ["Katze ä"]]
         assert [m.key for m in found] == ["1", "2", "3", f"{'d' * 150}/4", "d/5"]
     with tarfile.open(path) as archive:
         assert {m.name: m.offset_data for m in archive if m.name.endswith("jpg")} == {m.name: m.offset for m in found}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,8 @@ from vertebra.storage import Location
 from .dataset import DataError, Dataset, Photo
 from .folder_tree import examples
 from .label_names import Ignored, argument, merge_spellings
-from .shard_files import ShardFile, find_shards
+from .shard_files import ShardFile, ShardFiles, class_names, find_shards
+from .shard_labels import is_number
 from .table import labelled_rows
 from .table_columns import TableOptions
 from .table_paths import Row
@@ -39,31 +40,39 @@ def read_parquet_photos(text: str, *, ignore: Sequence[str] = (), options: Table
     first: dict[str, str] = {}
     seen: list[str] = [file.shown for file in files.files]
     empty = []
-    named = False  # by the files' own schema
+    columns: dict[tuple[str, bool], Location] = {}  # of labels, and whether they are bare numbers → the first file
+    names: dict[Location, list[str]] = {}  # of classes, that a file has itself
     for file in files.files:
-        table, photo, has_names = _table(file.location, options)
-        named = named or has_names
+        table, photo, class_labels = _table(file.location, options)
         if not table.rows:
             empty.append(file.shown)
             continue
-        found, own_seen = labelled_rows(table, ignored, replace(options, path_column=photo), notes, check=False)
+        found, own_seen, label = labelled_rows(table, ignored, replace(options, path_column=photo), notes, check=False)
         seen += own_seen
+        if label in class_labels:
+            names[file.location] = class_labels[label]
+        is_bare = label not in class_labels and any(is_number(row.label) for row in found)
+        columns.setdefault((label, is_bare), file.location)
         for row in found:
             row = _with_split(row, file)
             if row.split is not None and ignored.has(row.split):
                 continue
             first.setdefault(row.label, f"{file.location}::{row.path}")
             rows.append((file, row))
-    ignored.check(seen, text)
     if not rows:
+        ignored.check(seen, text)
         raise DataError(f"{text} has no rows to read.")
     if empty:
         notes.append(f"Without any row, and left out: {examples(empty)}.")
+    _require_same_labels(columns, names)
     labels = {label: label for label in first}
     column = "" if options.path_column is None else f"{options.path_column}:"
     note: tuple[str, ...] = ()
-    if not named:
-        labels, note = named_labels(first, files)
+    if not names:
+        labels, note = named_labels(first, files, ignored)
+    else:
+        _require_same_names(names, files, ignored)
+    ignored.check(seen, text)
     classes, joined = merge_spellings({labels[label]: where for label, where in first.items()}, text)
     photos = tuple(
         Photo(StoredPhoto(str(file.location), f"{column}{row.path}"), classes[labels[row.label]], row.split)
@@ -79,8 +88,45 @@ def read_parquet_photos(text: str, *, ignore: Sequence[str] = (), options: Table
     )
 
 
-def _table(location: Location, options: TableOptions) -> tuple[Table, str, bool]:
-    """Open a file as a table; return also the name of its column of photos, and whether the file names its classes.
+def _require_same_labels(columns: Mapping[tuple[str, bool], Location], names: Mapping[Location, list[str]]) -> None:
+    """Refuse labels of several columns, and numbers of which only some files say the names."""
+    (one, _), first = next(iter(columns.items()))
+    if other := next((column for column, _ in columns if column != one), None):
+        second = next(file for (column, _), file in columns.items() if column == other)
+        raise DataError(
+            f"{first} has the labels in the column {one!r}, and {second} in {other!r}. Give --label-column NAME, or "
+            "give the column one name."
+        )
+    bare = columns.get((one, True))
+    if bare is not None and names:
+        raise DataError(
+            f"{next(iter(names))} names the classes of its column {one!r} (ClassLabel), and {bare} has numbers there. "
+            "Write all files with the names, or all without."
+        )
+
+
+def _require_same_names(names: Mapping[Location, list[str]], files: ShardFiles, ignored: Ignored) -> None:
+    """Refuse names of classes beside the files that are not those in the files."""
+    beside, source = class_names(files, ignored)
+    if beside is None:
+        return
+    for file, own in names.items():
+        if own != beside:
+            raise DataError(
+                f"{source} names classes otherwise than {file} does (ClassLabel): {_difference(beside, own)}. Correct "
+                f"one, or leave the former out with --ignore {argument(Location(source).name)}."
+            )
+
+
+def _difference(beside: Sequence[str], names: Sequence[str]) -> str:
+    for index, (one, other) in enumerate(zip(beside, names, strict=False)):
+        if one != other:
+            return f"{index} is {one!r} and {other!r}"
+    return f"{len(beside):,} and {len(names):,}"
+
+
+def _table(location: Location, options: TableOptions) -> tuple[Table, str, dict[str, list[str]]]:
+    """Open a file as a table; return also the name of its column of photos, and the names of classes by column.
 
     That column has the numbers of rows here, and one of labels their names.
     """
@@ -103,7 +149,7 @@ def _table(location: Location, options: TableOptions) -> tuple[Table, str, bool]
         return [_named(value, named[index], location) for value in values] if index in named else values
 
     kinds = tuple("string" if i == at or i in named else kind for i, kind in enumerate(table.kinds))
-    return replace(table, column=column, kinds=kinds), photo, bool(named)
+    return replace(table, column=column, kinds=kinds), photo, names
 
 
 def _class_labels(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:

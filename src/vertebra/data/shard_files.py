@@ -6,6 +6,7 @@ import glob
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -191,16 +192,17 @@ def _split_of_file(name: str, source: str) -> str | None:
     return next(iter(both), None)
 
 
-def class_names(shards: ShardFiles) -> tuple[list[str] | None, str]:
+def class_names(shards: ShardFiles, ignored: Ignored) -> tuple[list[str] | None, str]:
     """Return the names of classes by their indices, and the file that has them; None: there is none.
 
     Raises:
-        DataError: the file has a name twice.
+        DataError: a file has a name twice, or several disagree.
         StorageError: it cannot be read.
     """
+    chosen: tuple[list[str], str] | None = None
     for name in (*CLASS_FILES, *_INFO_FILES):
         path = shards.root / name
-        if not path.is_file():
+        if ignored.has(name) or not path.is_file():
             continue
         content = path.read_bytes().decode("utf-8", errors="replace")
         found = _info_names(content) if name in _INFO_FILES else content.splitlines()
@@ -208,10 +210,14 @@ def class_names(shards: ShardFiles) -> tuple[list[str] | None, str]:
             continue
         while found and not found[-1].strip():
             found.pop()
-        if twice := [each for each in found if found.count(each) > 1]:
-            raise DataError(f"{path} has the class {twice[0]!r} twice. Give each class a name of its own.")
-        return found, str(path)
-    return None, ""
+        if chosen is not None and found != chosen[0]:
+            raise DataError(
+                f"{chosen[1]} and {path} name classes differently. Correct one, or leave one out with --ignore {name}."
+            )
+        if twice := next((each for each, count in Counter(found).items() if count > 1), None):
+            raise DataError(f"{path} has the class {twice!r} twice. Give each class a name of its own.")
+        chosen = chosen or (found, str(path))
+    return chosen or (None, "")
 
 
 def _info_names(content: str) -> list[str] | None:

@@ -31,7 +31,7 @@ def read_table(
     ignored = Ignored(ignore)
     table = read_parquet(path) if path.suffix.lower() == ".parquet" else read_text(path, options.fits)
     notes = list(table.notes)
-    rows, _ = labelled_rows(table, ignored, options, notes)
+    rows, _, _ = labelled_rows(table, ignored, options, notes)
     if not rows:
         raise DataError(f"{path} lists no photos: no row is left below the names of the columns.")
     first_rows: dict[str, str] = {}
@@ -68,8 +68,10 @@ def _quoted(photo: Photo) -> str:
 
 def labelled_rows(
     table: Table, ignored: Ignored, options: TableOptions, notes: list[str], *, check: bool = True
-) -> tuple[list[Row], list[str]]:
-    """Return the rows that are not ignored, each with a path, a label and a split or None; and all that can be ignored.
+) -> tuple[list[Row], list[str], str]:
+    """Return the rows that are not ignored, each with a path, a label and a split or None.
+
+    Return also all that can be ignored, and the name of the column of labels.
 
     `check` refuses names to ignore that the table does not have.
     """
@@ -118,7 +120,7 @@ def labelled_rows(
             f"Without a split: {without:,} of {len(rows):,} rows. They are trained on, or held out where the table "
             "marks none for that."
         )
-    return rows, seen
+    return rows, seen, table.names[label_column]
 
 
 _TEXT = r"(large_)?(string|binary)|string_view|fixed_size_binary"

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from vertebra.sources.photo_place import StoredPhoto
-from vertebra.sources.tar_shards import TarMember, tar_index
+from vertebra.sources.tar_shards import CLS, TarMember, tar_index
 from vertebra.storage import Location
 
 from .dataset import DataError, Dataset, Photo
 from .folder_tree import examples
 from .label_names import Ignored, argument, merge_spellings
 from .shard_files import ShardFile, ShardFiles, class_names, find_shards
+from .shard_labels import LabelSources, is_number
+from .table_splits import parse_split
 
 _READERS = 8  # threads that list shards
-_WHOLE = re.compile(r"[0-9]+")
 
 
 def read_webdataset(text: str, *, ignore: Sequence[str] = ()) -> Dataset:
@@ -38,6 +38,7 @@ def read_webdataset(text: str, *, ignore: Sequence[str] = ()) -> Dataset:
     first: dict[str, str] = {}  # label -> the first photo with it
     left_out: Counter[str] = Counter()
     seen: set[str] = set()
+    sources = LabelSources(is_ignored)
     empty = []
     for shard, members in _indices(shards.files):
         if not members:
@@ -46,21 +47,25 @@ def read_webdataset(text: str, *, ignore: Sequence[str] = ()) -> Dataset:
         for member in members:
             place = StoredPhoto(str(shard.location), member.name)
             extension = _extension(member)
-            seen.update(filter(None, (member.label, shard.split, extension)))
-            asked = next((v for v in (member.label, shard.split, extension) if v and is_ignored(v)), None)
+            label = sources.label(member)
+            split = _split(member, place, shard, is_ignored)
+            seen.update(filter(None, (*_sources(member), label, split, extension)))
+            asked = next((v for v in (label, split, extension) if v and is_ignored(v)), None)
             if asked is not None:
                 left_out[asked] += 1
                 continue
-            if not member.label:
+            if label is None:
                 raise _unlabelled(place)
-            first.setdefault(member.label, str(place))
-            photos.append(Photo(place, member.label, shard.split))
-    ignored.check([*seen, *(shard.shown for shard in shards.files)], text)
+            sources.compare(member, place)
+            first.setdefault(label, str(place))
+            photos.append(Photo(place, label, split))
     if empty:
         notes.append(f"Without any photo, and left out: {examples(empty)}.")
     if left_out:
         notes.append(f"Ignored, as asked: {', '.join(f'{name!r} ({count:,})' for name, count in left_out.items())}.")
-    named, note = named_labels(first, shards)
+    named, note = named_labels(first, shards, ignored)
+    notes += sources.notes(first, named)
+    ignored.check([*seen, *(shard.shown for shard in shards.files)], text)
     classes, joined = merge_spellings({named[label]: where for label, where in first.items()}, text)
     found = tuple(Photo(photo.path, classes[named[photo.label]], photo.split) for photo in photos)
     return Dataset(
@@ -97,26 +102,51 @@ def _check_keys(shard: ShardFile, members: Sequence[TarMember], is_ignored: Call
             )
 
 
+def _sources(member: TarMember) -> Iterator[str]:
+    """Yield what --ignore may name beside a photo."""
+    for source in member.labels:
+        yield from ("cls",) if source == CLS else ("json", source)
+    if member.split:
+        yield "split"
+
+
+def _split(member: TarMember, place: StoredPhoto, shard: ShardFile, is_ignored: Callable[[str], bool]) -> str | None:
+    """Return the split that a shard's name or the photo's own .json says."""
+    text = (member.split or "").strip()
+    if not text or is_ignored("split"):
+        return shard.split
+    if is_ignored(text):
+        return text
+    found = parse_split(text, f"{place}, in its .json")
+    if shard.split not in (None, found):
+        raise DataError(
+            f"{place}: its .json says the split {found}, and the shard's name {shard.split}. Rename the shard, or "
+            "leave the field out with --ignore split."
+        )
+    return found
+
+
 def _unlabelled(place: StoredPhoto) -> DataError:
     key = place.member.rpartition(".")[0]
     return DataError(
         f"{place} has no label: beside it there is neither {key}.cls nor {key}.json with a field label, class, cls, "
-        "class_name, category or target. A tar of class folders is unpacked first (tar xf), and its folder given."
+        f"class_name, category or target ({key}.txt is a caption, and no label). A tar of class folders is unpacked "
+        "first (tar xf), and its folder given."
     )
 
 
-def named_labels(first: dict[str, str], shards: ShardFiles) -> tuple[dict[str, str], tuple[str, ...]]:
+def named_labels(first: dict[str, str], shards: ShardFiles, ignored: Ignored) -> tuple[dict[str, str], tuple[str, ...]]:
     """Return the class of each label, and a note: where labels are numbers, the names beside the shards.
 
     `first` has the labels with their first occurrence.
 
     Raises:
-        DataError: a label is beyond the names.
+        DataError: a label is beyond the names, or several files of names disagree.
     """
     numbers = {label: label for label in first}
-    if not first or not all(map(_WHOLE.fullmatch, first)):
+    if not first or not all(map(is_number, first)):
         return numbers, ()
-    names, source = class_names(shards)
+    names, source = class_names(shards, ignored)
     if names is None:
         return numbers, ("The labels are numbers, and there is no classes.txt beside the shards that names them.",)
     if beyond := [label for label in first if int(label) >= len(names)]:

@@ -22,10 +22,11 @@ from .tar_reader import DamagedTarError, Member, TarReader
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 # What is told from a plain name and cannot be read.
 OTHER_TARS = (".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
-LABEL_FIELDS = ("label", "class", "cls", "class_name", "category", "target")  # of a .json, the first that is there
+CLS = ".cls"
+LABEL_FIELDS = ("label", "class", "cls", "class_name", "category", "target")  # of a .json
 _BUFFER = 4_194_304  # bytes that are read at once: over a network, each is a request
 _HEADERS = 65_536  # bytes that are read at once where only the headers are looked at
-_INDEX_VERSION = 1
+_INDEX_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class TarMember:
     offset: int  # of its bytes in the shard
     size: int
     key: str  # what its sidecars share: the name up to the first dot behind the last slash
-    label: str | None  # the text of KEY.cls, else the label in KEY.json
+    labels: dict[str, str]  # by their sources: CLS for KEY.cls, then the fields of KEY.json, in LABEL_FIELDS' order
+    split: str | None  # the field of KEY.json, as written
 
 
 def is_tar(name: str) -> bool:
@@ -167,7 +169,7 @@ def _open_tar(location: Location, buffer: int) -> Iterator[TarReader]:
 def tar_index(location: Location) -> list[TarMember]:
     """List the photos of a shard, reading only its headers and sidecars; kept in the cache by the shard's version.
 
-    A photo whose key has neither a .cls nor a .json with a label has the label None.
+    A photo whose key has neither a .cls nor a .json with a label has no labels.
 
     Raises:
         StorageError: the shard cannot be read, is damaged, is compressed, has a photo that is a link or stands there
@@ -195,7 +197,8 @@ def tar_index(location: Location) -> list[TarMember]:
 def _scan(location: Location, reader: TarReader) -> list[TarMember]:
     photos: list[Member] = []
     classes: dict[str, str] = {}
-    fields: dict[str, str] = {}
+    fields: dict[str, dict[str, str]] = {}
+    splits: dict[str, str] = {}
     for member in reader:
         key, extension = webdataset_key(member.name)
         if member.kind == "other" or is_hidden(member.name) or not key:
@@ -203,8 +206,10 @@ def _scan(location: Location, reader: TarReader) -> list[TarMember]:
         if extension == "cls" and member.kind == "file":
             classes[key] = _text(reader.content(), location, member)
         elif extension == "json" and member.kind == "file":
-            if (label := _json_label(reader.content(), location, member)) is not None:
-                fields[key] = label
+            value = _json_object(reader.content(), location, member)
+            fields[key] = _json_labels(value)
+            if isinstance(split := value.get("split"), str):
+                splits[key] = split
         elif has_photo_suffix(member.name) or (member.kind == "file" and image_format(reader.head(HEAD_BYTES))):
             if member.kind != "file":
                 raise StorageError(f"{location}::{member.name} is a {member.kind}, which is not read. Pack the photo.")
@@ -215,10 +220,11 @@ def _scan(location: Location, reader: TarReader) -> list[TarMember]:
             raise StorageError(f"{location}::{member.name} stands in the shard twice. Make the shard anew.")
         seen.add(member.name)
     keys = [webdataset_key(member.name)[0] for member in photos]
-    return [
-        TarMember(member.name, member.offset, member.size, key, classes.get(key, fields.get(key)))
-        for member, key in zip(photos, keys, strict=True)
-    ]
+    found = []
+    for member, key in zip(photos, keys, strict=True):
+        labels = ({CLS: classes[key]} if key in classes else {}) | fields.get(key, {})
+        found.append(TarMember(member.name, member.offset, member.size, key, labels, splits.get(key)))
+    return found
 
 
 def _text(content: bytes, location: Location, member: Member) -> str:
@@ -228,12 +234,20 @@ def _text(content: bytes, location: Location, member: Member) -> str:
         raise StorageError(f"{location}::{member.name} is no text in UTF-8.") from None
 
 
-def _json_label(content: bytes, location: Location, member: Member) -> str | None:
+def _json_object(content: bytes, location: Location, member: Member) -> dict[str, Any]:
     try:
         value = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise StorageError(f"{location}::{member.name} is no JSON.") from None
-    if not isinstance(value, dict):
-        return None
-    label = next((value[field] for field in LABEL_FIELDS if value.get(field) is not None), None)
-    return str(label) if isinstance(label, str | int) and not isinstance(label, bool) else None
+    return value if isinstance(value, dict) else {}
+
+
+def _json_labels(value: dict[str, Any]) -> dict[str, str]:
+    """Return the fields with a label; none if the first of them is something else, such as a list of several."""
+    found = {field: value[field] for field in LABEL_FIELDS if value.get(field) is not None}
+    usable = {field: str(label) for field, label in found.items() if _is_label(label)}
+    return usable if next(iter(found), None) in usable else {}
+
+
+def _is_label(value: object) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool)
