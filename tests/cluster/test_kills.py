@@ -233,21 +233,6 @@ def test_a_target_that_is_read_only(nodes, command, small_disk):
     assert_one_line(done)
 
 
-def test_the_target_becomes_read_only_in_the_middle(nodes, command, undisturbed, small_disk):
-    expected = undisturbed("csv")
-    disk = small_disk("size=8m")
-    target = LocalTarget(disk / "all.csv")
-    run = bulk_runs.start(command, target)
-    assert run.wait_until(lambda: run.parts), run.errors
-    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
-    done = run.finish()
-    assert done.code == 1 and str(disk) in done.errors
-    assert_one_line(done)
-    subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
-    bulk_runs.start([*command, "--resume"], target).finish()
-    assert_same(target, expected)
-
-
 def test_what_was_cut_or_lost_in_between_is_made_again(command, undisturbed, tmp_path):
     expected = undisturbed("parquet")
     target = LocalTarget(tmp_path / "all.parquet")
