@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from vertebra.signals import TERMINATION_SIGNALS, Terminated, raise_on_termination
+from vertebra.signals import TERMINATION_SIGNALS, Terminated, interrupts_kept, raise_on_termination
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 
@@ -59,3 +59,20 @@ def test_a_forked_process_dies_of_it(number):
                 os._exit(99)
         _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == number
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, *TERMINATION_SIGNALS])
+def test_an_interrupt_that_became_another_error_is_one_again(number):
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt) as caught, raise_on_termination(), interrupts_kept():
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            raise RuntimeError("release unlocked lock") from None
+    assert getattr(caught.value, "exit_code", 130) == 128 + number
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_other_errors_stay_what_they_are():
+    with pytest.raises(RuntimeError, match="another"), interrupts_kept():
+        raise RuntimeError("another")

@@ -32,6 +32,7 @@ EXCEPTIONS = {
     ("cache.py", "mkdtemp"): "a process's own, for what the cache cannot keep; it goes with the process",
     ("data/named_datasets.py", "mkdtemp"): "a folder of photos, which takes its name once it is whole",
     ("data/named_datasets.py", "replace"): "that name",
+    ("cluster/prediction_actor.py", "rmtree"): "what processes left that died",
     ("data/named_datasets.py", "rmtree"): "what is left of one that failed",
     ("data/named_datasets.py", "link"): "its photos",
     ("data/named_datasets.py", "copyfile"): "its photos",

@@ -43,6 +43,35 @@ def raise_on_termination() -> Iterator[None]:
 
 
 @contextmanager
+def interrupts_kept() -> Iterator[None]:
+    """Raise the interrupt that came in the block, where other code has made another error of it.
+
+    A lock that is being taken when Ctrl-C comes may raise a `RuntimeError` instead. Main thread only.
+    """
+    stops: list[KeyboardInterrupt] = []
+    numbers = (signal.SIGINT, *TERMINATION_SIGNALS)
+    before = {number: handler for number in numbers if callable(handler := signal.getsignal(number))}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        try:
+            before[number](number, frame)
+        except KeyboardInterrupt as stop:
+            stops.append(stop)
+            raise
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with signal_handler(note, before):
+        try:
+            yield
+        except Exception:
+            if stops:
+                raise stops[0] from None
+            raise
+
+
+@contextmanager
 def signal_handler(
     handler: Callable[[int, FrameType | None], None] | signal.Handlers, numbers: Iterable[int]
 ) -> Iterator[None]:

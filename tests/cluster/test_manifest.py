@@ -42,7 +42,9 @@ def test_a_file_holds_no_more_than_its_records(tmp_path, monkeypatch):
     assert loaded(tmp_path).rows == 5
 
 
-@pytest.mark.parametrize("line", [b"", b"{", b"[]", b'{"part": "x"}', b"\xff"])
+@pytest.mark.parametrize(
+    "line", [b"", b"{", b"[]", b'{"part": "x"}', b"\xff", b'{"part": "x", "rows": "1", "errors": 0, "bytes": 1}']
+)
 def test_a_damaged_line_costs_its_part_alone(tmp_path, line):
     found = Manifest(Location(str(tmp_path)))
     found.add(PartRecord("part-000000.csv", 3, 0, 100))
@@ -50,3 +52,12 @@ def test_a_damaged_line_costs_its_part_alone(tmp_path, line):
     file = tmp_path / "done-0000.jsonl"
     file.write_bytes(line + b"\n" + file.read_bytes())
     assert list(loaded(tmp_path).records) == ["part-000000.csv"]
+
+
+def test_rows_and_errors_are_those_of_the_records(tmp_path):
+    found = Manifest(Location(str(tmp_path)))
+    for rows, errors in ((3, 1), (4, 2), (5, 0)):
+        found.add(PartRecord(f"part-00000{rows % 2}.csv", rows, errors, 100))
+    found.discard("part-000000.csv")
+    found.discard("part-000009.csv")
+    assert (found.rows, found.errors) == (5, 0)

@@ -1,6 +1,9 @@
 """An actor's calls, without Ray: a part and its record, or why there is none."""
 
 import errno
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 
 import pytest
@@ -31,12 +34,30 @@ class Photos:
             yield record
 
 
+@dataclass
+class Parts:
+    """A source whose every part is this chunk."""
+
+    photos: Photos
+
+    def chunk(self, part):
+        return self.photos
+
+
+def made(actor, chunk):
+    """Return what an actor makes of a chunk, which is its part 7."""
+    actor.task = replace(actor.task, parts=Parts(chunk))
+    return actor({"number": 7})
+
+
 @pytest.fixture
 def task(tiny_export, tmp_path):
     target = Location(str(tmp_path / "x.jsonl"))
     (target / "_vertebra" / "token").write(b"seen")
     model = NodeModel(str(tiny_export), fingerprint(tiny_export), "onnxruntime", 16, 1, False, None, str(tmp_path))
-    return PredictionTask(model, target, PartFormat(".jsonl", 2, False, False), tune=False, token=b"seen")
+    return PredictionTask(
+        model, target, PartFormat(".jsonl", 2, False, False), tune=False, token=b"seen", parts=Parts(Photos([]))
+    )
 
 
 @pytest.fixture
@@ -53,7 +74,7 @@ def chunk(tiny_photos):
 
 
 def test_a_part_has_a_row_for_each_photo(actor, task, chunk):
-    found = actor({"number": 7, "chunk": chunk})
+    found = made(actor, chunk)
     assert (found["part"], found["rows"], found["errors"], found["failure"]) == ("part-000007.jsonl", 3, 2, "")
     content = (task.target / found["part"]).read_bytes()
     assert len(content) == found["bytes"]
@@ -64,13 +85,13 @@ def test_a_part_has_a_row_for_each_photo(actor, task, chunk):
 def test_the_same_chunk_gives_the_same_part(actor, task, chunk):
     contents = set()
     for _ in range(2):
-        actor({"number": 7, "chunk": chunk})
+        made(actor, chunk)
         contents.add((task.target / "part-000007.jsonl").read_bytes())
     assert len(contents) == 1
 
 
 def test_a_chunk_that_cannot_be_read_is_no_part(actor, task, chunk):
-    found = actor({"number": 7, "chunk": Photos([*chunk.records, StorageError("the shard is cut off")])})
+    found = made(actor, Photos([*chunk.records, StorageError("the shard is cut off")]))
     assert (found["failure"], found["fatal"]) == ("the shard is cut off", False)
     assert not (task.target / "part-000007.jsonl").is_file()
 
@@ -83,9 +104,7 @@ def test_a_failure_that_passes_is_none(actor, chunk):
                 raise failures[0]
             yield from (record for record in [*failures, *self.records] if isinstance(record, Record))
 
-    assert (
-        actor({"number": 7, "chunk": Once([StorageError("the connection was cut"), *chunk.records])})["failure"] == ""
-    )
+    assert made(actor, Once([StorageError("the connection was cut"), *chunk.records]))["failure"] == ""
 
 
 def test_a_full_disk_stops_the_run(actor, chunk, monkeypatch):
@@ -93,14 +112,14 @@ def test_a_full_disk_stops_the_run(actor, chunk, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("vertebra.storage.location.shutil.copyfile", full)
-    found = actor({"number": 7, "chunk": chunk})
+    found = made(actor, chunk)
     assert found["fatal"]
     assert "part-000007.jsonl cannot be written" in found["failure"]
 
 
 def test_another_folder_of_the_same_name_is_told(actor, task, chunk):
     actor.task = replace(task, token=b"another")
-    found = actor({"number": 7, "chunk": chunk})
+    found = made(actor, chunk)
     assert found["fatal"]
     assert "is another folder there" in found["failure"]
 
@@ -108,3 +127,16 @@ def test_another_folder_of_the_same_name_is_told(actor, task, chunk):
 def test_a_model_that_has_changed_is_refused(task):
     with pytest.raises(VertebraError, match="has changed or is gone"):
         replace(task.model, sha256="0" * 64).load()
+
+
+def test_a_photo_of_which_processes_die_is_given_up_and_told(actor, chunk, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "gettempdir", lambda: str(tmp_path))
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    for number in range(module.DEATHS):
+        (tmp_path / f"vertebra-seen-7-{int(dead.stdout)}-{number}").mkdir()
+    (tmp_path / f"vertebra-seen-77-{int(dead.stdout)}-x").mkdir()  # of another part
+    found = made(actor, chunk)
+    assert (found["rows"], found["fatal"]) == (0, False)
+    assert found["failure"].startswith("photos 1 to 3: 3 processes have died of these photos")
+    (tmp_path / f"vertebra-seen-7-{os.getpid()}-0").mkdir()  # of one that lives
+    assert made(actor, chunk)["failure"] == ""

@@ -1,5 +1,6 @@
 """What a run was started with: what a resumed run must match, and what is said where it does not."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -30,6 +31,8 @@ def test_it_is_read_as_it_was_written():
         ({"options": {"--top": 5, "--embed": True}}, "without --embed, and this run is with --embed"),
         ({"source": ["others"]}, "of the photos in photos, and this run is of others"),
         ({"folder": "/b"}, "in the folder '/a'"),
+        ({"suffix": ".jsonl"}, "as .csv files, and this run's are .jsonl"),
+        ({"options": OPTIONS | {"--image-root": "b"}}, "without --image-root, and this run is with --image-root b"),
     ],
 )
 def test_another_run_is_refused(change, said):
@@ -41,6 +44,16 @@ def test_another_run_is_refused(change, said):
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"version": 1, "vertebra": "0.1"}', b"\xff", b"null"])
 def test_a_damaged_one_is_named(content):
+    with pytest.raises(UsageError, match=r"x/run\.json is damaged"):
+        RunDescription.from_json(content, "x/run.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("group", 0), ("chunks", None), ("options", None), ("source", 3), ("sha256", 5), ("listing", 5), ("photos", "9")],
+)
+def test_a_value_of_another_type_is_damage(name, value):
+    content = json.dumps(json.loads(RUN.to_json()) | {name: value}).encode()
     with pytest.raises(UsageError, match=r"x/run\.json is damaged"):
         RunDescription.from_json(content, "x/run.json")
 

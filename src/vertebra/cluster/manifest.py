@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 
 from vertebra.storage import Location, StorageError
 from vertebra.strict_json import dumps
@@ -32,6 +32,7 @@ class Manifest:
 
     def __init__(self, folder: Location) -> None:
         self.records: dict[str, PartRecord] = {}
+        self.rows = self.errors = 0  # in all parts; kept, as they are asked for at each of them
         self._folder = folder
         self._number = 0  # of the file that is added to
         self._lines: list[str] = []  # in that file
@@ -48,16 +49,13 @@ class Manifest:
                     raise
                 return
             for line in content.splitlines():
-                try:
-                    record = PartRecord(**json.loads(line))
-                except (ValueError, TypeError):
-                    continue  # damaged: its part is made again
-                self.records[record.part] = record
+                if (record := _record(line)) is not None:
+                    self._keep(record)
             self._number += 1
 
     def add(self, record: PartRecord) -> None:
         """Record a part; it is written some seconds later, or by `flush`."""
-        self.records[record.part] = record
+        self._keep(record)
         self._lines.append(dumps(asdict(record)))
         self._unwritten += 1
         if time.monotonic() - self._written_at > SECONDS or len(self._lines) >= RECORDS:
@@ -76,12 +74,23 @@ class Manifest:
     def _file(self) -> Location:
         return self._folder / f"done-{self._number:04}.jsonl"
 
-    @property
-    def rows(self) -> int:
-        """In all parts."""
-        return sum(record.rows for record in self.records.values())
+    def discard(self, part: str) -> None:
+        """Forget the record of a part that is made again, if there is one."""
+        if (record := self.records.pop(part, None)) is not None:
+            self.rows -= record.rows
+            self.errors -= record.errors
 
-    @property
-    def errors(self) -> int:
-        """Rows with an error in all parts."""
-        return sum(record.errors for record in self.records.values())
+    def _keep(self, record: PartRecord) -> None:
+        self.discard(record.part)
+        self.records[record.part] = record
+        self.rows += record.rows
+        self.errors += record.errors
+
+
+def _record(line: bytes) -> PartRecord | None:
+    """Parse a line; None if it is damaged, so that its part is made again."""
+    try:
+        record = PartRecord(**json.loads(line))
+    except (ValueError, TypeError):
+        return None
+    return record if [type(value) for value in astuple(record)] == [str, int, int, int] else None

@@ -72,6 +72,18 @@ class PartChunk:
             yield from chunk.read(threads)
 
 
+@dataclass(frozen=True)
+class PartSource:
+    """A source in parts. It is pickled once for an actor, which is told the numbers of its parts alone."""
+
+    source: Source
+    plan: PartPlan
+
+    def chunk(self, part: int) -> Chunk:
+        """Return the photos of a part."""
+        return PartChunk(tuple(map(self.source.chunk, self.plan.chunks_of(part))))
+
+
 def open_for_parts(
     source: Sequence[str], index: Location | None, progress: Progress, path_column: str | None, image_root: str | None
 ) -> Source:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vertebra.errors import VertebraError
@@ -14,7 +16,7 @@ from vertebra.sources.chunks import Chunk
 from vertebra.storage import Location, StorageError
 
 from .node_model import NodeModel
-from .part_plan import ENDS
+from .part_plan import ENDS, PartSource
 from .parts import Part, PartFormat, part_name
 from .ray_connection import ray_module
 from .run_target import require_same_target
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from vertebra.runtime.predictor import Predictor
 
 READERS = 8  # threads that read photos
+DEATHS = 3  # processes that die while they make a part, which is then given up
 PAUSE = 2.0  # seconds before a chunk that could not be read, or a part that could not be written, is tried again
 
 T = TypeVar("T")
@@ -39,10 +42,11 @@ class PredictionTask:
     format: PartFormat
     tune: bool  # whether there are photos enough to find the fastest engine first
     token: bytes  # by which a node tells that it sees the driver's target
+    parts: PartSource
 
 
 class PredictionActor:
-    """Holds the model; each call reads a chunk, predicts it and writes its part."""
+    """Holds the model; each call reads a part's photos, predicts them and writes the part."""
 
     def __init__(self, task: PredictionTask, model: Any = None) -> None:
         self.task = task
@@ -54,20 +58,30 @@ class PredictionActor:
             self._node = ray.get_runtime_context().get_node_id()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """A row with the number of a part and its chunk → what came of it, or why nothing did.
+        """A row with the number of a part → what came of it, or why nothing did.
 
         `failure` says why there is no part, and `fatal` whether the others would fare no better.
         """
-        number, chunk = int(row["number"]), row["chunk"]
+        number = int(row["number"])
         name = part_name(number, self.task.format.suffix)
         found: dict[str, Any] = {"part": name, "rows": 0, "errors": 0, "bytes": 0, "failure": "", "fatal": True}
         start = time.perf_counter()
         try:
-            predictor = self._predictor = self._predictor or self._load()
-            if not self._is_tuned and number >= ENDS:  # the first parts are there sooner without
-                predictor.runner(self.task.model.batch, tune=True)  # once a node: others wait for it
-                self._is_tuned = True
-            with TemporaryDirectory(prefix="vertebra-") as folder:
+            chunk = self.task.parts.chunk(number)
+            prefix = f"vertebra-{self.task.token.decode()}-{number}-"
+            left = left_by_the_dead(prefix)
+            if len(left) >= DEATHS:
+                found["fatal"] = False
+                _remove(left)
+                raise VertebraError(
+                    f"{chunk.name}: {DEATHS} processes have died of these photos: one crashes the decoder, or memory "
+                    "is too small. Look at: ray logs cluster; leave the photo out, or use fewer actors a node."
+                )
+            with TemporaryDirectory(prefix=f"{prefix}{os.getpid()}-") as folder:
+                predictor = self._predictor = self._predictor or self._load()
+                if not self._is_tuned and number >= ENDS:  # the first parts are there sooner without
+                    predictor.runner(self.task.model.batch, tune=True)  # once a node: others wait for it
+                    self._is_tuned = True
                 path = Path(folder, name)
                 try:
                     part = _twice(lambda: self._predict(predictor, chunk, path))
@@ -75,6 +89,7 @@ class PredictionActor:
                     found["fatal"] = error.is_full
                     raise
                 _twice(lambda: (self.task.target / name).write_file(path))
+            _remove(left)
             found |= {"rows": part.rows, "errors": part.errors, "bytes": part.bytes}
         except VertebraError as error:
             found["failure"] = str(error)
@@ -95,6 +110,28 @@ class PredictionActor:
         form = self.task.format
         results: Iterator[Prediction] = predictor.predict_many(photos(), top=form.top, embed=form.embed)
         return form.write(path, results)
+
+
+def left_by_the_dead(prefix: str) -> list[Path]:
+    """Return the temporary folders that processes of this machine have left, which died while they made a part.
+
+    Ray starts such a process again for ever, and a photo that crashes it would stop the run without a word.
+    """
+    found = []
+    for folder in Path(gettempdir()).glob(f"{prefix}*"):
+        process = folder.name.removeprefix(prefix).partition("-")[0]
+        try:
+            os.kill(int(process), 0)
+        except ProcessLookupError:
+            found.append(folder)
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def _remove(folders: list[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _twice(work: Callable[[], T]) -> T:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from vertebra.errors import VertebraError, first_line
-from vertebra.sources.chunks import Chunk
+from vertebra.errors import VertebraError
 
 from .prediction_actor import PredictionActor, PredictionTask
 from .ray_connection import ray_module, silence_ray_data
 
 TASKS_IN_FLIGHT = 4  # of an actor: with one, it waits between two chunks (11.8 % of the time, with more 0.8 %)
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_CONSEQUENCE = "The above exception was the direct cause"  # behind which Ray tells of itself
+_RAISED = re.compile(r"[\w.]+(Error|Exception|Exit|Interrupt|Warning)\b(: |$)")  # the last line of a traceback
+_NODE = re.compile(r"\bip[=:] ?([\w.:]+)")
 # Of a thread. A half, so that actors of a node that has died find room on the others, and what reads for them, too.
 CPUS_PER_THREAD = 0.5
 
 
-def made_parts(
-    task: PredictionTask, model: Path | None, chunks: Sequence[tuple[int, Chunk]]
-) -> Iterator[dict[str, Any]]:
-    """Yield what each chunk has come to (`PredictionActor`), in the order in which they end.
+def made_parts(task: PredictionTask, model: Path | None, parts: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Yield what each part has come to (`PredictionActor`), in the order in which they end.
 
     `model` is the file to send to the nodes; None: each has it.
 
@@ -28,7 +30,7 @@ def made_parts(
         VertebraError: Ray gives up.
     """
     content = None if model is None else ray_module().put(model.read_bytes())
-    rows = [{"number": number, "chunk": chunk} for number, chunk in chunks]
+    rows = [{"number": number} for number in parts]
     return actor_rows(
         PredictionActor, (task, content), rows, task.model.threads, "run the same command again with --resume"
     )
@@ -63,5 +65,15 @@ def actor_rows(
             yield from cast(Any, batch).to_pylist()
     except ray.exceptions.RayError as error:
         raise VertebraError(
-            f"Ray has given up ({first_line(error)}). Look at its logs with: ray logs cluster; then {remedy}."
+            f"Ray has given up: {cause_of(error)}. Look at its logs with: ray logs cluster; then {remedy}."
         ) from error
+
+
+def cause_of(error: Exception) -> str:
+    """Say in one line where and why an actor failed: Ray's own texts are tracebacks of many lines, in colour."""
+    text = _COLOUR.sub("", str(error))
+    lines = [line.strip() for line in text.partition(_CONSEQUENCE)[0].splitlines() if line.strip()]
+    raised = [line for line in lines if _RAISED.match(line)]
+    reason = (raised or lines or [type(error).__name__])[-1][:300].rstrip(" .")
+    node = _NODE.search(text)
+    return f"node {node[1]}: {reason}" if node else reason

@@ -13,7 +13,7 @@ from vertebra.errors import InUseError, UsageError, VertebraError
 from vertebra.loading import exported_file
 from vertebra.model_argument import resolve_model
 from vertebra.progress import Progress, silent
-from vertebra.sources import Chunk, Source
+from vertebra.sources import Source
 from vertebra.sources.listing import ListedSource
 from vertebra.storage import Location
 from vertebra.units import counted
@@ -22,7 +22,7 @@ from .lease import Lease, only_driver
 from .manifest import PartRecord
 from .node_model import NodeModel
 from .nodes import nodes_watched, require_usable_nodes
-from .part_plan import PartChunk, PartPlan, open_for_parts
+from .part_plan import PartPlan, PartSource, open_for_parts
 from .parts import SUFFIXES, PartFormat
 from .prediction_actor import PredictionTask
 from .prediction_pipeline import made_parts
@@ -120,11 +120,10 @@ def _run(
         numbers = target.missing(run)
         made = 0
         if numbers:
-            task = _task(settings, run, target, model)
+            task = _task(settings, run, target, model, PartSource(source, run.plan))
             target.write_token()
             try:
-                chunks = [(part, PartChunk(tuple(map(source.chunk, run.plan.chunks_of(part))))) for part in numbers]
-                made = _make(settings.address, run.photos, target, task, chunks, lease, progress, tell)
+                made = _make(settings.address, run.photos, target, task, numbers, lease, progress, tell)
             except KeyboardInterrupt as stop:
                 stop.add_note("Resume with the same command and --resume.")
                 raise
@@ -141,11 +140,13 @@ def _described(settings: RunSettings, source: Source, progress: Progress) -> tup
 
     path = exported_file(resolve_model(settings.model, "predict"), settings.weights, progress)
     card = Predictor(path, engine=settings.engine, bits=settings.bits).card
-    options: dict[str, int | bool] = {
+    options: dict[str, int | bool | str] = {
         "--top": settings.top if card.classes is None else min(settings.top, len(card.classes)),
         "--embed": settings.embed,
         "--fast-jpeg": settings.fast_jpeg,
         "--bits": settings.bits or False,
+        "--path-column": settings.path_column or False,
+        "--image-root": settings.image_root or False,
     }
     is_list = isinstance(source, ListedSource)
     return path, RunDescription(
@@ -168,7 +169,8 @@ def _described(settings: RunSettings, source: Source, progress: Progress) -> tup
 def _source_of(earlier: RunDescription, now: Source, target: RunTarget, tell: Callable[[str], None]) -> Source:
     """Return the source of a run that is resumed, as it was listed at its begin."""
     listed = earlier.listed(target.state)
-    if now.digest != earlier.digest:
+    is_other = listed is None and (len(now), now.photos) != (earlier.chunks, earlier.photos)
+    if now.digest != earlier.digest or is_other:
         what = f"{' '.join(earlier.source)} has changed since {target.location} was begun"
         if listed is None:
             raise UsageError(f"{what}, so it cannot be resumed. Give another --out.")
@@ -176,7 +178,9 @@ def _source_of(earlier: RunDescription, now: Source, target: RunTarget, tell: Ca
     return listed or now
 
 
-def _task(settings: RunSettings, run: RunDescription, target: RunTarget, model: Path) -> PredictionTask:
+def _task(
+    settings: RunSettings, run: RunDescription, target: RunTarget, model: Path, parts: PartSource
+) -> PredictionTask:
     return PredictionTask(
         NodeModel(
             path=str(model.absolute()),
@@ -191,6 +195,7 @@ def _task(settings: RunSettings, run: RunDescription, target: RunTarget, model: 
         target=target.location,
         format=PartFormat(run.suffix, int(run.options["--top"]), settings.embed, run.unsure),
         token=target.token,
+        parts=parts,
         tune=run.photos is None or run.photos >= MEASURED,
     )
 
@@ -200,7 +205,7 @@ def _make(
     photos: int | None,
     target: RunTarget,
     task: PredictionTask,
-    chunks: Sequence[tuple[int, Chunk]],
+    parts: Sequence[int],
     lease: Lease,
     progress: Progress,
     tell: Callable[[str], None],
@@ -215,7 +220,7 @@ def _make(
             require_usable_nodes(target.location, target.token)
         progress("predicting", manifest.rows, photos)
         with nodes_watched(tell) as watch:
-            for row in made_parts(task, None if is_shared else Path(task.model.path), chunks):
+            for row in made_parts(task, None if is_shared else Path(task.model.path), parts):
                 if lease.is_lost:
                     raise InUseError(f"{target.location} has been taken over by another process, so this one stops.")
                 if row["failure"]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from vertebra.errors import UsageError, VertebraError, first_line, require_extra
 from vertebra.machine import usable_cores
-from vertebra.signals import TERMINATION_SIGNALS
+from vertebra.signals import TERMINATION_SIGNALS, interrupts_kept
 
 LOCAL = "local"
 CONNECT_SECONDS = 5.0
@@ -40,6 +40,16 @@ def connected(address: str) -> Iterator[None]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray = ray_module()
+    with interrupts_kept():  # Ctrl-C within Ray's locks
+        try:
+            _start(ray, address)
+            yield
+        finally:
+            with suppress(Exception):
+                ray.shutdown()
+
+
+def _start(ray: Any, address: str) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL, "configure_logging": True}
     if address != LOCAL:
         _require_answer(address)
@@ -65,12 +75,7 @@ def connected(address: str) -> Iterator[None]:
         for number, handler in signals.items():
             if handler is not None and threading.current_thread() is threading.main_thread():
                 signal.signal(number, handler)
-    try:
-        importing.join()
-        yield
-    finally:
-        with suppress(Exception):
-            ray.shutdown()
+    importing.join()
 
 
 def _require_answer(address: str) -> None:

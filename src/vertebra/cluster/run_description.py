@@ -25,7 +25,7 @@ class RunDescription:
 
     model: str  # as the user named it
     sha256: str  # of its file
-    options: Mapping[str, int | bool]  # those that decide what a row says
+    options: Mapping[str, int | bool | str]  # those that decide what a row says
     suffix: str  # of the parts
     unsure: bool  # whether there is a column for "none of the classes"
     source: Sequence[str]  # as the user gave it
@@ -70,11 +70,24 @@ class RunDescription:
                 f"{VERSION}). Resume with that Vertebra, or give another --out."
             )
         try:
-            return RunDescription(**found)
+            return RunDescription(**found)._checked()
         except TypeError:
             raise UsageError(
                 f"{place} is damaged, so this run cannot be resumed. Give another --out, or delete the folder."
             ) from None
+
+    def _checked(self) -> RunDescription:
+        """Return it; a `TypeError` if a value has another type than it was written with."""
+        texts = (self.model, self.sha256, self.suffix, self.kind, self.digest, self.folder, *self.source)
+        numbers = (self.chunks, self.group, *([] if self.photos is None else [self.photos]))
+        if not (
+            all(isinstance(text, str) for text in (*texts, *(self.listing or [])))
+            and all(type(number) is int and number >= 0 for number in numbers)
+            and self.group > 0
+            and isinstance(self.options, Mapping)
+        ):
+            raise TypeError
+        return self
 
     def require_same(self, wanted: RunDescription, target: str) -> None:
         """Raise a `UsageError` unless a run with `wanted` may go on with this one."""
@@ -88,6 +101,8 @@ class RunDescription:
         if self.sha256 != wanted.sha256:
             ours, theirs = (f"{run.model} (SHA-256 {run.sha256[:12]}…)" for run in (self, wanted))
             return f"by the model {ours}, and this run's is {theirs}"
+        if self.suffix != wanted.suffix:
+            return f"as {self.suffix} files, and this run's are {wanted.suffix}"
         for name in (*self.options, *wanted.options):
             ours, theirs = (_option(name, run.options.get(name, False)) for run in (self, wanted))
             if ours != theirs:
@@ -100,5 +115,5 @@ class RunDescription:
         return None
 
 
-def _option(name: str, value: int | bool) -> str:
+def _option(name: str, value: int | bool | str) -> str:
     return f"with{'' if value else 'out'} {name}" if isinstance(value, bool) else f"with {name} {value}"

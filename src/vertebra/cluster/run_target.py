@@ -93,8 +93,7 @@ class RunTarget:
             if record is None or record.errors or sizes.get(record.part) != record.bytes:
                 found.append(number)
                 self.again += 0 if record is None else record.rows
-                if record is not None:
-                    del self.manifest.records[record.part]
+                self.manifest.discard(part_name(number, run.suffix))
         return found
 
     def _sizes(self) -> dict[str, int]:
