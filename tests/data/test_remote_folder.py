@@ -91,6 +91,6 @@ def test_storage_that_cannot_be_reached_leaves_no_photo_out(s3, monkeypatch):
     def away(self):
         raise StorageError("s3 is away")
 
-    monkeypatch.setattr("vertebra.storage.Location.read_bytes", away)
+    monkeypatch.setattr("vertebra.sources.photo_place.read_kept", away)
     with pytest.raises(StorageError, match="s3 is away"):
         read_image_info(found)

@@ -106,7 +106,7 @@ def test_storage_that_is_away_for_a_moment_is_waited_for(monkeypatch):
             raise errors.pop()
         return b"photo"
 
-    monkeypatch.setattr(photo_place.Location, "read_bytes", read)
+    monkeypatch.setattr(photo_place, "read_kept", read)
     assert place.read_bytes() == b"photo"
     assert now == [1.0 + 2.0 + 4.0]
     errors += [StorageError("away", is_transient=True)] * 99

@@ -112,6 +112,26 @@ def test_a_stopped_run_on_shards_ends_with_the_same_weights(kind, packed, tmp_pa
         resume(stopped(packed / kind, tmp_path / "other", shuffle_shards=2), shuffle_shards=3)
 
 
+@pytest.mark.parametrize("pattern", ["shards/{000..002}.tar", "shards/*.tar"])
+def test_a_relative_pattern_is_that_of_the_folder_where_the_run_began(pattern, packed, tmp_path, monkeypatch):
+    """Also where it was stopped before the photos were found, and that folder's name has a pattern's characters."""
+    begun, other = tmp_path / "a [b]*", tmp_path / "other"
+    shutil.copytree(packed / "shards", begun / "shards")
+    shutil.copytree(packed / "shards", other / "shards")
+    (other / "shards" / "001.tar").write_bytes(b"of another data set")
+    monkeypatch.chdir(begun)
+
+    def stop(what, done, total):
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Stopped):
+        scratch(pattern, tmp_path / "run", epochs=1, progress=stop)
+    monkeypatch.chdir(other)
+    found = resume(tmp_path / "run")
+    assert found.metrics["n"] > 0
+    assert str(begun / "shards" / "001.tar") in (tmp_path / "run" / "data.csv").read_text()
+
+
 @pytest.mark.slow
 def test_few_shards_are_shuffled_as_files_are(packed, tmp_path):
     """All are open at once, so the order is that of files, and so are the weights."""

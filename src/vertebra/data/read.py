@@ -10,6 +10,7 @@ from pathlib import Path
 from vertebra.errors import UsageError, suggest, suggest_path
 from vertebra.file_kinds import detect_file_kind
 from vertebra.sources.photo_column import photo_column
+from vertebra.sources.shard_reader import forget_shards
 from vertebra.sources.table_file import TABLE_SUFFIXES
 from vertebra.sources.tar_shards import OTHER_TARS
 from vertebra.storage import Location, StorageError
@@ -61,6 +62,7 @@ def open_dataset(
         StorageError: remote storage cannot be read, or a shard is damaged.
         MissingExtraError: a name or a format needs a package that is not installed.
     """
+    forget_shards()
     found = resolve_source(
         data,
         path_column=path_column,

@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from vertebra.errors import UsageError
 from vertebra.storage import Location, StorageError
+from vertebra.storage.kept_files import read_kept
 
 from .shard_reader import read_member
 
@@ -63,7 +64,7 @@ class StoredPhoto:
         started, wait = time.monotonic(), 1.0
         while True:
             try:
-                return read_member(self.file, self.member) if self.member else Location(self.file).read_bytes()
+                return read_member(self.file, self.member) if self.member else read_kept(Location(self.file))
             except StorageError as error:
                 if not error.is_transient or time.monotonic() - started > _PATIENCE:
                     raise

@@ -18,6 +18,7 @@ from typing import IO
 
 from vertebra.errors import ImageError
 from vertebra.storage import Location
+from vertebra.storage.kept_files import ask_again
 from vertebra.storage.local_cache import local_copy
 
 from .parquet_bytes import parquet_photos
@@ -74,8 +75,9 @@ def read_member(file: str, member: str) -> bytes:
 
 
 def forget_shards() -> None:
-    """Close all shards, so that remote ones that have changed are copied anew."""
+    """Close all shards, so that remote files that have changed are copied anew."""
     _opened.cache_clear()
+    ask_again()
 
 
 def is_copied(file: str) -> bool:

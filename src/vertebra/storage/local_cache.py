@@ -153,11 +153,7 @@ def _make_room(root: Path, needed: int, location: Location) -> None:
     """Delete the least recently used copies until `needed` bytes fit; a `StorageError` if they never do."""
     copies = sorted(_copies(root))
     used = sum(bytes_ for _, bytes_, _ in copies)
-    try:
-        free = shutil.disk_usage(root).free
-    except OSError:
-        free = 1 << 62
-    limit = min(cache_limit(), (free + used) * _DISK_SHARE)
+    limit = copies_limit(root, used)
     if needed > limit:
         raise StorageError(
             f"{location} has {size(needed)}, and the cache in {root} may take {size(limit)}. Make room on the disk, "
@@ -181,6 +177,15 @@ def _copies(root: Path) -> Iterator[tuple[float, int, Path]]:
             yield touched, sum(file.stat().st_size for file in folder.iterdir()), folder
         except OSError:  # deleted meanwhile
             continue
+
+
+def copies_limit(root: Path, used: int) -> float:
+    """Return how many bytes the copies below a folder may have, which have `used` now."""
+    try:
+        free = shutil.disk_usage(root).free
+    except OSError:
+        free = 1 << 62
+    return min(cache_limit(), (free + used) * _DISK_SHARE)
 
 
 def cache_limit() -> float:

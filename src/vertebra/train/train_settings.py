@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from vertebra.data import is_public_name
+from vertebra.data.shard_files import is_pattern
 from vertebra.errors import UsageError, suggest
 from vertebra.preprocessing import BITS, Decoding
+from vertebra.storage import Location
 
 from .presets import PRESETS
 from .settings_file import one_of, read_toml, toml_value, validate_type, validate_values, within
@@ -132,8 +135,13 @@ class Settings:
     def _resolve_path(self, text: str) -> str:
         if self.cwd is None or Path(self.cwd).resolve() == Path.cwd():
             return text
-        path = Path(self.cwd, text)  # an absolute `text` replaces `cwd`
-        return str(path) if path.exists() else text
+        if Location(text).is_remote or Path(text).is_absolute():
+            return text
+        path = Path(self.cwd, text)
+        if path.exists():
+            return str(path)
+        # The folder's name is no pattern, whatever its characters are.
+        return str(Path(glob.escape(self.cwd), text)) if is_pattern(text) else text
 
     @property
     def seconds(self) -> float | None:

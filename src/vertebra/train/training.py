@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vertebra.data import is_public_name, resolve_source
+from vertebra.data.shard_files import is_pattern
 from vertebra.errors import UsageError, require_extra, require_packages, suggest
 from vertebra.model_argument import resolve_model
 from vertebra.model_table import networks
 from vertebra.progress import Progress, silent
+from vertebra.storage import Location
 
 from .launch import Launch, LostProcessError
 from .launch_record import LaunchRecord, is_started_by, recorded_settings
@@ -96,9 +98,16 @@ def _new_settings(data: str | os.PathLike[str], options: Mapping[str, Any]) -> S
     settings = Settings.from_mapping({"data": os.fspath(data), **options, **paths}, "train()")
     settings = _resolve_network(settings)
     places = (None if is_public_name(settings.data) else settings.data, settings.weights, settings.image_root)
-    if any(text is not None and not Path(text).is_absolute() and Path(text).exists() for text in places):
+    if any(map(_is_relative, filter(None, places))):
         settings = replace(settings, cwd=str(Path.cwd()))  # the run may be resumed from another folder
     return settings
+
+
+def _is_relative(text: str) -> bool:
+    """Whether a text is a path or pattern that means another place in another folder."""
+    if Location(text).is_remote or Path(text).is_absolute():
+        return False
+    return Path(text).exists() or is_pattern(text)
 
 
 def _begin_together(
