@@ -312,3 +312,18 @@ def test_sizes_that_cannot_be_are_damage():
     header[148:156] = b"%06o\0 " % (256 + sum(header[:148]) + sum(header[156:]))
     with pytest.raises(DamagedTarError, match="cut off"):
         list(TarReader(io.BytesIO(header + bytes(2000))))
+
+
+def test_a_remote_shard_is_listed_by_its_copy(faulty_s3, tmp_path, monkeypatch):
+    """A few requests, not one for each photo; also where the cache has no room for it."""
+    monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path / "cache"))
+    path = shard(tmp_path / "a.tar", [(f"{n}.jpg", bytes(100_000)) for n in range(30)])
+    faulty_s3.objects["bucket/a.tar"] = path.read_bytes()
+    found = tar_index(Location("s3://bucket/a.tar"))
+    assert [m.name for m in found] == [f"{n}.jpg" for n in range(30)]
+    assert sum(request.startswith("GET") for request in faulty_s3.requests) == 1
+    faulty_s3.requests.clear()
+    faulty_s3.objects["bucket/b.tar"] = path.read_bytes()
+    monkeypatch.setenv("VERTEBRA_REMOTE_CACHE_GB", "0.0001")
+    assert tar_index(Location("s3://bucket/b.tar")) == found
+    assert sum(request.startswith("GET") for request in faulty_s3.requests) <= 2

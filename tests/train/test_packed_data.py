@@ -133,6 +133,18 @@ def test_a_relative_pattern_is_that_of_the_folder_where_the_run_began(pattern, p
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["shards", "folders"])
+def test_workers_read_s3_and_a_stopped_run_goes_on(kind, packed, tmp_path, s3):
+    """The weights are those of the same photos on this machine, with forked workers and copies made ahead."""
+    options = {"shuffle_shards": 2} if kind == "shards" else {}
+    expected = scratch(packed / kind, tmp_path / "local", **options)
+    place = s3.upload(packed / kind, kind)
+    check_same(weights_of(scratch(place, tmp_path / "whole", workers=2, **options).run), weights_of(expected.run))
+    again = resume(stopped(place, tmp_path / "stopped", workers=2, **options))
+    check_same(weights_of(again.run), weights_of(expected.run))
+
+
+@pytest.mark.slow
 def test_few_shards_are_shuffled_as_files_are(packed, tmp_path):
     """All are open at once, so the order is that of files, and so are the weights."""
     expected = scratch(packed / "folders", tmp_path / "files", epochs=1)

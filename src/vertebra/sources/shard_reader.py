@@ -74,6 +74,24 @@ def read_member(file: str, member: str) -> bytes:
     return shard.read(f"{file}::{member}", member_of)
 
 
+def copy_shard(file: str, member: str) -> None:
+    """Copy a shard to the cache, so that reading its photos need not wait; `member` is one of them.
+
+    Raises:
+        StorageError: it cannot be read, or there is no room for it.
+    """
+    location = Location(file)
+    if location.suffix == ".parquet":
+        _opened_parquet(location, member.rpartition(":")[0] or None)
+    else:
+        local_copy(location)
+
+
+def shard_bytes(file: str) -> int:
+    """Return the size of a shard, of which its copy has about as much."""
+    return Location(file).state().size
+
+
 def forget_shards() -> None:
     """Close all shards, so that remote files that have changed are copied anew."""
     _opened.cache_clear()

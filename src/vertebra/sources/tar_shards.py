@@ -14,6 +14,7 @@ from typing import Any
 from vertebra.cache import cache_dir, checksum, creation_lock, read_json, write_json
 from vertebra.photo_files import HEAD_BYTES, SUFFIXES, image_format, is_macos_metadata, is_system_folder
 from vertebra.storage import FileState, Location, StorageError
+from vertebra.storage.local_cache import local_copy
 
 from .chunks import Record
 from .reading import MAX_PHOTO, reading, require_state
@@ -25,7 +26,6 @@ OTHER_TARS = (".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
 CLS = ".cls"
 LABEL_FIELDS = ("label", "class", "cls", "class_name", "category", "target")  # of a .json
 _BUFFER = 4_194_304  # bytes that are read at once: over a network, each is a request
-_HEADERS = 65_536  # bytes that are read at once where only the headers are looked at
 _INDEX_VERSION = 2
 
 
@@ -167,7 +167,9 @@ def _open_tar(location: Location, buffer: int) -> Iterator[TarReader]:
 
 
 def tar_index(location: Location) -> list[TarMember]:
-    """List the photos of a shard, reading only its headers and sidecars; kept in the cache by the shard's version.
+    """List the photos of a shard by its headers and sidecars; kept in the cache by the shard's version.
+
+    A remote shard is copied to the cache for it: beside photos, its headers alone would be a request for each.
 
     A photo whose key has neither a .cls nor a .json with a label has no labels.
 
@@ -183,7 +185,7 @@ def tar_index(location: Location) -> list[TarMember]:
     path = cache_dir() / "shards" / f"{checksum(str(location), str(state.size), state.version).hex()}.json"
     if (known := read_json(path)) is not None and known.get("version") == _INDEX_VERSION:
         return [TarMember(*member) for member in known["members"]]
-    with reading(location), _open_tar(location, _HEADERS) as reader:
+    with reading(location), _open_tar(_copied(location), _BUFFER) as reader:
         try:
             found = _scan(location, reader)
         except DamagedTarError as error:
@@ -192,6 +194,15 @@ def tar_index(location: Location) -> list[TarMember]:
     with creation_lock(path):
         write_json(path, {"version": _INDEX_VERSION, "members": [astuple(member) for member in found]})
     return found
+
+
+def _copied(location: Location) -> Location:
+    try:
+        return Location(str(local_copy(location)))
+    except StorageError as error:
+        if not error.is_full:
+            raise
+        return location  # read once as a whole, in large parts
 
 
 def _scan(location: Location, reader: TarReader) -> list[TarMember]:

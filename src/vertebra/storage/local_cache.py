@@ -179,6 +179,13 @@ def _copies(root: Path) -> Iterator[tuple[float, int, Path]]:
             continue
 
 
+def room_for_copies() -> float:
+    """Return how many bytes the copies that `local_copy` makes may have together now."""
+    root = cache_dir() / "remote"
+    root.mkdir(parents=True, exist_ok=True)
+    return copies_limit(root, sum(bytes_ for _, bytes_, _ in _copies(root)))
+
+
 def copies_limit(root: Path, used: int) -> float:
     """Return how many bytes the copies below a folder may have, which have `used` now."""
     try:

@@ -26,7 +26,8 @@ from vertebra.sources.photo_place import PhotoPlace
 from .augmentation import augment
 from .metrics import Labels
 from .schedule import augmentation_strength
-from .shard_order import shard_numbers
+from .shard_order import shard_numbers, windows_of_epoch
+from .shard_prefetch import ShardPrefetch
 from .train_settings import Settings
 
 
@@ -76,8 +77,8 @@ def batches_of_epoch(labels: Labels, settings: Settings, epoch: int, shards: Lab
     else:
         order = random.permutation(count)
     if shards is not None:
-        turns = np.random.default_rng([settings.seed, 3, epoch]).permutation(int(shards.max()) + 1)
-        order = order[np.argsort(turns[shards[order]] // settings.shuffle_shards, kind="stable")]
+        windows = windows_of_epoch(settings, epoch, int(shards.max()) + 1)
+        order = order[np.argsort(windows[shards[order]], kind="stable")]
     return [np.asarray(part, np.int64) for part in np.array_split(order, steps_of_epoch(count, settings))]
 
 
@@ -116,20 +117,31 @@ class _BatchSampler(Sampler[list[Sample]]):
     """Endless batches of one process from step `start` on."""
 
     labels: Labels
-    shards: Labels | None
+    places: Sequence[PhotoPlace]
     settings: Settings
     start: int
     part: tuple[int, int]  # rank, processes
     total: int
 
     def __iter__(self) -> Iterator[list[Sample]]:
+        shards = shard_numbers(self.places)
+        prefetch = None if shards is None else ShardPrefetch(self.places, shards, self.settings)
+        try:
+            yield from self._batches(shards, prefetch)
+        finally:
+            if prefetch is not None:
+                prefetch.stop()
+
+    def _batches(self, shards: Labels | None, prefetch: ShardPrefetch | None) -> Iterator[list[Sample]]:
         rank, size = self.part
         steps = steps_of_epoch(len(self.labels), self.settings)
         epoch, skip = divmod(self.start, steps)
         while True:
             position = 0
-            for number, batch in enumerate(batches_of_epoch(self.labels, self.settings, epoch, self.shards)):
+            for number, batch in enumerate(batches_of_epoch(self.labels, self.settings, epoch, shards)):
                 if number >= skip:
+                    if prefetch is not None:
+                        prefetch.enter(epoch, batch)
                     progress = min(1.0, (epoch * steps + number) / self.total)
                     yield [
                         Sample(int(photo), epoch, position + i, progress)
@@ -148,7 +160,7 @@ def load_batches(
     `part` is the rank and the number of processes. `workers` processes decode; with 0, this one does. Unless the
     settings ask for workers, none are started where they would run the calling script again. `pin` pins memory.
     """
-    draws = _BatchSampler(photos.labels, shard_numbers(photos.paths), photos.settings, start, part, total)
+    draws = _BatchSampler(photos.labels, photos.paths, photos.settings, start, part, total)
     context = start_method() if workers else None
     if context == "spawn" and photos.settings.workers is None and not can_import_main():
         workers, context = 0, None

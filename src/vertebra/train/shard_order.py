@@ -29,6 +29,12 @@ def shard_numbers(places: Sequence[PhotoPlace]) -> Labels | None:
     return np.fromiter((numbers.setdefault(file_of(place), len(numbers)) for place in places), np.int64, len(places))
 
 
+def windows_of_epoch(settings: Settings, epoch: int, count: int) -> Labels:
+    """Return for each of `count` shards the number (count,) of the window in which its photos are shuffled."""
+    turns = np.random.default_rng([settings.seed, 3, epoch]).permutation(count)
+    return np.asarray(turns // settings.shuffle_shards, np.int64)
+
+
 def shuffle_notes(places: Sequence[PhotoPlace], settings: Settings) -> list[str]:
     """Return a note on how training photos in shards are shuffled, where that is not as of other files."""
     numbers = shard_numbers(places)
