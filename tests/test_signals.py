@@ -1,5 +1,6 @@
 """Signals that ask a process to end."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -71,6 +72,17 @@ def test_an_interrupt_that_became_another_error_is_one_again(number):
             raise RuntimeError("release unlocked lock") from None
     assert getattr(caught.value, "exit_code", 130) == 128 + number
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_interrupt_that_was_passed_over_comes_again(monkeypatch):
+    monkeypatch.setattr("vertebra.signals.REPEAT_SECONDS", 0.1)
+    with pytest.raises(KeyboardInterrupt), interrupts_kept():
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        threading.Event().wait(60)
+        pytest.fail("it has waited to the end")
+    with pytest.raises(KeyboardInterrupt), interrupts_kept(), contextlib.suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_other_errors_stay_what_they_are():

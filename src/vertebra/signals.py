@@ -12,6 +12,8 @@ from types import FrameType
 # SIGHUP is sent when a terminal closes; Windows has none.
 TERMINATION_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
+REPEAT_SECONDS = 2.0  # between an interrupt and the next, if the first was passed over
+
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM or SIGHUP; handled like Ctrl-C."""
@@ -44,20 +46,29 @@ def raise_on_termination() -> Iterator[None]:
 
 @contextmanager
 def interrupts_kept() -> Iterator[None]:
-    """Raise the interrupt that came in the block, where other code has made another error of it.
+    """End the block at an interrupt, also where other code makes another error of it or passes over it.
 
-    A lock that is being taken when Ctrl-C comes may raise a `RuntimeError` instead. Main thread only.
+    Where Ctrl-C comes while a lock is taken, a `RuntimeError` may be raised instead; within a callback of importing or
+    of a garbage collection, Python prints the exception and goes on. So it is raised again. Main thread only.
     """
     stops: list[KeyboardInterrupt] = []
+    ended = threading.Event()
     numbers = (signal.SIGINT, *TERMINATION_SIGNALS)
     before = {number: handler for number in numbers if callable(handler := signal.getsignal(number))}
 
     def note(number: int, frame: FrameType | None) -> None:
+        if stops:
+            raise stops[0]
         try:
             before[number](number, frame)
         except KeyboardInterrupt as stop:
             stops.append(stop)
+            threading.Thread(target=repeat, daemon=True).start()
             raise
+
+    def repeat() -> None:
+        while not ended.wait(REPEAT_SECONDS):  # to this thread, which may wait for a lock
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -69,6 +80,10 @@ def interrupts_kept() -> Iterator[None]:
             if stops:
                 raise stops[0] from None
             raise
+        finally:
+            ended.set()
+        if stops:
+            raise stops[0]
 
 
 @contextmanager

@@ -234,6 +234,47 @@ def test_a_folder_that_mixes_kinds_is_refused_or_told(tmp_path):
         open_source([str(tmp_path / "t.csv"), str(tmp_path / "photo.jpg")])
 
 
+def test_results_in_the_folder_are_no_source(tmp_path):
+    fill(tmp_path / "photos", ["a.jpg"])
+    table = pyarrow.table({"path": [str(tmp_path / "photos" / "a.jpg")]})
+    for place in ("tables/photos.parquet", "tables/r.parquet/part-000000.parquet"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        parquet.write_table(table, tmp_path / place)
+    results = tmp_path / "tables" / "r.parquet"
+    assert open_source(tmp_path / "tables").photos == 2
+    (results / "_vertebra").mkdir()
+    (results / "_vertebra" / "run.json").write_text("{}")
+    with pytest.warns(VertebraWarning, match=r"r\.parquet has the results of predictions, which are left out"):
+        assert open_source(tmp_path / "tables").photos == 1
+    assert open_source(results).photos == 1  # asked for
+
+
+@pytest.mark.parametrize("option", ["path_column", "image_root"])
+def test_what_is_said_of_tables_is_refused_of_others(tmp_path, option):
+    (path,) = fill(tmp_path / "photos", ["a.jpg"])
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(path, "1.jpg")
+    for source in (path, tmp_path / "photos", tmp_path / "a.tar", f"{tmp_path}/*.tar"):
+        with pytest.raises(UsageError, match=f"--{option.replace('_', '-')} is for tables and Parquet files"):
+            open_source(source, **{option: "x"})
+    parquet.write_table(pyarrow.table({"image": [JPEG]}), tmp_path / "x.parquet")
+    with pytest.raises(UsageError, match="--image-root is for tables of paths"):
+        open_source(tmp_path / "x.parquet", image_root="x")
+
+
+def test_a_parquet_file_without_photos_says_what_it_has(tmp_path):
+    parquet.write_table(pyarrow.table({"image": [[JPEG]], "label": [1]}), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=r"neither .* it has image \(list<.*>\), label \(int64\)"):
+        open_source(tmp_path / "x.parquet")
+
+
+def test_bytes_of_a_dictionary_are_photos(tmp_path):
+    column = pyarrow.array([photo("a"), photo("b"), None, photo("a")], pyarrow.binary()).dictionary_encode()
+    parquet.write_table(pyarrow.table({"image": column}), tmp_path / "x.parquet")
+    records = read(open_source(tmp_path / "x.parquet"))
+    assert [record.content for record in records] == [photo("a"), photo("b"), None, photo("a")]
+
+
 def test_a_compressed_shard(tmp_path):
     path = shard(tmp_path / "1.tar", ["1.jpg", "2.jpg"])
     packed = tmp_path / "1.tar.gz"

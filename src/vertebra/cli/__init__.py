@@ -6,6 +6,7 @@ line on stderr; `--debug`, anywhere on the line, shows the traceback instead.
 
 from __future__ import annotations
 
+import atexit
 import errno
 import io
 import os
@@ -13,7 +14,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from vertebra.errors import UsageError, VertebraError, VertebraWarning, import_problem, printable
@@ -39,7 +40,14 @@ def run() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     # Pillow's warnings on photos that it can read are of no use here.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    if code >= EXIT_INTERRUPTED and "ray" in sys.modules:
+        # Ray's threads, interrupted anywhere, may crash the interpreter as it takes itself apart.
+        atexit._run_exitfuncs()
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand
 
-from vertebra.errors import ImageError, UsageError, printable
+from vertebra.errors import ImageError, UsageError, VertebraWarning, printable
 from vertebra.progress import progress_bar
 from vertebra.units import counted
 
@@ -54,7 +57,7 @@ def predict_on_cluster(settings: Settings) -> None:
     from vertebra.cluster.prediction_run import RunSettings, predict_on_ray
     from vertebra.cluster.ray_connection import ray_output_silenced
 
-    with ray_output_silenced(), progress_bar("starting") as progress:
+    with ray_output_silenced(), _noted_warnings() as notes, progress_bar("starting") as progress:
         result = predict_on_ray(
             RunSettings(
                 source=settings.photos,
@@ -76,12 +79,25 @@ def predict_on_cluster(settings: Settings) -> None:
             progress,
             lambda text: typer.echo(f"vertebra: {printable(text)}", err=True),
         )
+    for note in notes:  # reported even if photos fail
+        typer.echo(f"vertebra: {printable(note)}", err=True)
     typer.echo(printable(f"{settings.out}: {_summary(result)}"))
     if result.failed:
         raise ImageError(
             f"{result.failed:,} of {result.photos:,} photos could not be classified. Their column 'error' in "
             f"{settings.out} says why."
         )
+
+
+@contextmanager
+def _noted_warnings() -> Iterator[list[str]]:
+    """Collect what is warned of in the block, each once: of files that are left out, of how a table was read."""
+    notes: list[str] = []
+    with warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", VertebraWarning)
+        yield notes
+    notes += dict.fromkeys(str(warning.message) for warning in noted)
 
 
 def _summary(result: RunResult) -> str:

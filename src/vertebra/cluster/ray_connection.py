@@ -40,13 +40,13 @@ def connected(address: str) -> Iterator[None]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray = ray_module()
-    with interrupts_kept():  # Ctrl-C within Ray's locks
-        try:
+    try:
+        with interrupts_kept():  # Ctrl-C within Ray's locks and callbacks
             _start(ray, address)
             yield
-        finally:
-            with suppress(Exception):
-                ray.shutdown()
+    finally:
+        with suppress(Exception):
+            ray.shutdown()
 
 
 def _start(ray: Any, address: str) -> None:

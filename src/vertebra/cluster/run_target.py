@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from vertebra.errors import UsageError, VertebraError
+from vertebra.sources.photo_folder import RESULTS_STATE as STATE
 from vertebra.storage import Location, StorageError
 from vertebra.strict_json import dumps
 from vertebra.units import counted
@@ -16,7 +17,6 @@ from .manifest import Manifest, PartRecord
 from .parts import part_name
 from .run_description import RunDescription
 
-STATE = "_vertebra"
 _UNFINISHED = re.compile(r"\.(part-\d+|run|done-\d+|summary|token|_SUCCESS)\.[0-9a-f]{12}(\.\w+)?")
 TOKEN = "token"  # noqa: S105 - a file by which a node tells that it sees the same folder
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TypeVar
 
-from vertebra.errors import DataError, UsageError
+from vertebra.errors import DataError, UsageError, shortened
 from vertebra.prefetch import in_order
 from vertebra.progress import Progress
 from vertebra.storage import FileState, Location
@@ -136,6 +136,8 @@ def open_parquet_files(
     source = ParquetSource(uri, kind, digest, photos, tuple(found), ends, image_root)
     if kind == "table":
         _require_some(source)
+    elif image_root is not None:
+        raise UsageError(f"--image-root is for tables of paths, and {uri} has the bytes of photos. Leave it out.")
     return source
 
 
@@ -153,6 +155,11 @@ def _open(location: Location, chunk_photos: int, path_column: str | None) -> Par
     if path_column is not None and path_column in schema.names and path_column not in texts:
         kind = schema.field(path_column).type if schema.names.count(path_column) == 1 else "no column of its own"
         raise UsageError(f"{location}: the column {path_column!r} has neither text nor bytes (its type is {kind}).")
+    if not texts:
+        there = ", ".join(f"{column.name} ({column.type})" for column in schema) or "no columns"
+        raise DataError(
+            f"{location} has neither a column of image bytes nor one of paths; it has {shortened(there, 200)}."
+        )
     column = choose_path_column(texts, str(location), path_column)
     return ParquetFile(location, state, tuple(row_ranges(ends, chunk_photos, _PATH_PIECES)), None, column)
 

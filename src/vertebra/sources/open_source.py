@@ -73,6 +73,8 @@ def open_source(
                 f"{places[0]} is {_KINDS[kinds[0]]}, and {place} is {_KINDS[kind]}. Give sources of one kind."
             )
     found = [place for place in places if isinstance(place, Location)]
+    if kinds[0] in ("photo", "webdataset"):
+        _require_no_table_options(uri, path_column, image_root)
     if kinds[0] == "webdataset":
         return open_shards(uri, found, progress)
     if kinds[0] == "parquet":
@@ -87,9 +89,13 @@ def open_source(
     folders = [FolderContents(place) for place in found if place.is_folder()]
     by_place = {contents.folder: contents for contents in folders}
     for photo in chain.from_iterable(_photos(place, by_place) for place in places):
+        if not writer.photos:
+            _require_no_table_options(uri, path_column, image_root)
         writer.add(photo)
         if writer.photos % _SHOWN == 0:
             progress("listing", writer.photos)
+    for contents in folders:
+        contents.leave_out_results()
     if writer.photos:
         for contents in folders:
             contents.tell()
@@ -101,6 +107,7 @@ def open_source(
     for contents in folders:
         contents.tell()
     if shards:
+        _require_no_table_options(uri, path_column, image_root)
         return open_shards(uri, shards, progress)
     if parquet:
         return open_parquet_files(uri, parquet, chunk_photos, path_column, image_root, progress)
@@ -138,6 +145,13 @@ def _kind(place: Location | str) -> str:
     if place.suffix == ".parquet":
         return "parquet"
     return "table" if place.suffix in TABLE_SUFFIXES else "photo"
+
+
+def _require_no_table_options(uri: str, path_column: str | None, image_root: str | None) -> None:
+    """Raise a `UsageError` if what is said of a table is said of photos or shards, where it would change nothing."""
+    for name, value in (("--path-column", path_column), ("--image-root", image_root)):
+        if value is not None:
+            raise UsageError(f"{name} is for tables and Parquet files, and {uri} is none. Leave it out.")
 
 
 def _require_distinct(places: Sequence[Location | str]) -> None:

@@ -76,6 +76,7 @@ def holds_bytes(kind: Any) -> bool | None:
     import pyarrow
 
     types = pyarrow.types
+    kind = kind.value_type if types.is_dictionary(kind) else kind
     if types.is_struct(kind):
         at = kind.get_field_index("bytes")
         return True if at >= 0 and holds_bytes(kind.field(at).type) is False else None

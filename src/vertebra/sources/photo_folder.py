@@ -16,6 +16,7 @@ from vertebra.storage import Entry, Location
 from .listing import Listed
 from .tar_shards import OTHER_TARS, has_photo_suffix, is_hidden, is_tar
 
+RESULTS_STATE = "_vertebra"  # beside the parts of a folder of results: what makes it one
 _FEW = 3
 
 
@@ -27,6 +28,7 @@ class FolderContents:
     photo: str | None = None  # the first
     shards: list[Location] = field(default_factory=list)
     parquet: list[Location] = field(default_factory=list)
+    results: set[str] = field(default_factory=set)  # folders of earlier predictions, which are no photos
     packed: list[str] = field(default_factory=list)  # tar archives that are not read
     skipped: dict[Kind, list[str]] = field(default_factory=dict)  # in a local folder
     suffixes: Counter[str] = field(default_factory=Counter)  # in a remote one
@@ -51,8 +53,14 @@ class FolderContents:
                 f"a folder that has only these, or the shards as '{self.folder}/*.tar'."
             )
 
+    def leave_out_results(self) -> None:
+        """Drop the parts of earlier predictions that lie in the folder: as tables they list its photos once more."""
+        self.parquet = [file for file in self.parquet if str(file).rpartition("/")[0] not in self.results]
+
     def tell(self) -> None:
         """Warn of the files that are left out, once all are found."""
+        for results in sorted(self.results):
+            warn(f"{results} has the results of predictions, which are left out.")
         if self.parquet and (self.photo is not None or self.shards):
             kept = "photos" if self.photo is not None else "shards"
             some = ", ".join(map(str, self.parquet[:_FEW])) + (", …" if len(self.parquet) > _FEW else "")
@@ -80,12 +88,19 @@ class FolderContents:
 
     def _note_entry(self, entry: os.DirEntry[str]) -> None:
         path = str(Path(entry.path))
+        self._note_results(path)
         hidden = entry.name.startswith(".")
         if not hidden and self._note_container(Location(path)):
             return
         if kind := skipped_kind(entry):
             is_other_tar = kind is ARCHIVE and entry.name.lower().endswith(OTHER_TARS)
             self.packed.append(path) if is_other_tar else self.skipped.setdefault(kind, []).append(path)
+
+    def _note_results(self, path: str) -> None:
+        """Note a folder of results in the folder by the file that describes its run."""
+        results = path.removesuffix(f"/{RESULTS_STATE}/run.json")
+        if results != path and results != str(self.folder).rstrip("/"):
+            self.results.add(results)
 
     def _note_container(self, location: Location) -> bool:
         """Note a shard or a Parquet file; whether it is one."""
@@ -107,6 +122,7 @@ class FolderContents:
     def _remote_photos(self) -> Iterator[Listed]:
         for entry in self.folder.list():
             inside = self._inside(entry.location)
+            self._note_results(str(entry.location))
             if is_hidden(inside) or self._note_container(entry.location):
                 continue
             if has_photo_suffix(inside):
