@@ -10,12 +10,16 @@ listens elsewhere.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,6 +27,7 @@ from typing import Any
 LOOPBACK = "127.0.0.1"
 OBJECT_STORE = 100_000_000  # bytes a node
 LOG = "cluster.log"
+CLONE_NEWNS = 0x00020000  # of unshare(2): mounts of its own
 
 
 class RayCluster:
@@ -65,9 +70,12 @@ class RayCluster:
         assert isinstance(answer, dict)
         return answer
 
-    def add(self) -> str:
-        """Start a node, wait until it is known, and return its address."""
-        answer = self._ask("add")
+    def add(self, environment: dict[str, str] | None = None, hide: Path | None = None) -> str:
+        """Start a node, wait until it is known, and return its name.
+
+        It has these variables, too, and an empty folder where the others have `hide`, for which one has to be root.
+        """
+        answer = self._ask("add", environment=environment or {}, hide=None if hide is None else str(hide))
         self.nodes[answer["name"]] = answer["raylet"]
         return str(answer["name"])
 
@@ -193,7 +201,8 @@ def _serve(folder: str, cpus: int) -> None:
         elif asked["do"] == "add":
             number += 1
             name = f"node-{number}"
-            node = nodes[name] = cluster.add_node(node_name=name, num_cpus=cpus, **common)
+            start = partial(cluster.add_node, node_name=name, num_cpus=cpus, **common)
+            node = nodes[name] = _started(start, asked["environment"], asked["hide"])
             answer = {"name": name, "raylet": node.all_processes["raylet"][0].process.pid}
         elif asked["do"] == "forget":  # it is dead already; what is left of it here is collected
             with contextlib.suppress(AssertionError):
@@ -205,6 +214,28 @@ def _serve(folder: str, cpus: int) -> None:
             }
         answers.write(json.dumps(answer) + "\n")
     cluster.shutdown()
+
+
+def _started(start: Callable[[], Any], environment: dict[str, str], hide: str | None) -> Any:
+    """Return the node that is started with these variables, and without a folder."""
+    before = dict(os.environ)
+    os.environ.update(environment)
+    try:
+        if hide is None:
+            return start()
+        with ThreadPoolExecutor(1) as pool:  # a thread's mounts are its own and its children's
+            return pool.submit(_start_without, start, hide).result()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _start_without(start: Callable[[], Any], folder: str) -> Any:
+    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNS):
+        raise OSError(ctypes.get_errno(), "a mount namespace cannot be made")
+    for command in (["--make-rprivate", "/"], ["-t", "tmpfs", "tmpfs", folder]):
+        subprocess.run(["mount", *command], check=True)
+    return start()
 
 
 if __name__ == "__main__":

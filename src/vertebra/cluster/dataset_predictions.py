@@ -16,7 +16,7 @@ from vertebra.sources.path_columns import name_column
 from vertebra.storage import Location
 
 from .node_model import NodeModel
-from .prediction_pipeline import CPUS_PER_THREAD, TASKS_IN_FLIGHT
+from .prediction_pipeline import TASKS_IN_FLIGHT
 from .ray_connection import ray_module
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 READERS = 8  # threads that read photos by their paths
 BATCH = 64  # rows of a call
+# Of a thread. A half, so that what reads the dataset finds room, and actors of a node that has died do on the others.
+CPUS_PER_THREAD = 0.5
 
 
 def predict_dataset(

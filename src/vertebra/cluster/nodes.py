@@ -12,6 +12,7 @@ from vertebra.errors import VertebraError, first_line
 from vertebra.storage import Location
 
 from . import node_check
+from .actor_wait import ActorWait
 from .ray_connection import ray_module
 
 CHECK_SECONDS = 60.0  # in which a node has to answer
@@ -25,6 +26,16 @@ def alive_nodes() -> dict[str, str]:
         for node in ray_module().nodes()
         if node["Alive"] and node["Resources"].get("CPU", 0) > 0
     }
+
+
+def actor_cpus(threads: int) -> float:
+    """Return the CPUs that an actor of so many threads holds: one for each, but not more than a node has."""
+    return min(threads, max(node_cpus(), default=threads))
+
+
+def node_cpus() -> list[float]:
+    """Return the number of CPUs of each node that is alive and has any."""
+    return [cpus for node in ray_module().nodes() if node["Alive"] and (cpus := node["Resources"].get("CPU", 0.0)) > 0]
 
 
 def require_usable_nodes(target: Location | None = None, token: bytes = b"") -> None:
@@ -63,10 +74,11 @@ def require_usable_nodes(target: Location | None = None, token: bytes = b"") -> 
 
 
 class NodeWatch:
-    """Tells of nodes that die, and how many are alive."""
+    """Tells of nodes that die and of actors that wait for CPUs, and says how many nodes are alive."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
+    def __init__(self, tell: Callable[[str], None], wait: ActorWait) -> None:
         self._tell = tell
+        self._wait = wait
         self._nodes = alive_nodes()
         self._names = dict(self._nodes)
         self._ended = threading.Event()
@@ -85,12 +97,15 @@ class NodeWatch:
         while not self._ended.wait(WATCH_SECONDS):
             try:
                 nodes = alive_nodes()
+                waits = self._wait.look()
             except Exception:  # noqa: S112 - the cluster ends, which the driver notices itself
                 continue
             for node in self._nodes.keys() - nodes.keys():
                 self._tell(f"node {self._nodes[node]} has died; its photos are predicted elsewhere.")
             self._nodes = nodes
             self._names |= nodes
+            if waits:
+                self._tell(waits)
 
     def stop(self) -> None:
         """End the thread."""
@@ -98,9 +113,9 @@ class NodeWatch:
 
 
 @contextmanager
-def nodes_watched(tell: Callable[[str], None]) -> Iterator[NodeWatch]:
-    """Inside, `tell` is called with a line for each node that dies."""
-    watch = NodeWatch(tell)
+def nodes_watched(tell: Callable[[str], None], threads: int) -> Iterator[NodeWatch]:
+    """Inside, `tell` is called with a line for each node that dies, and where actors of `threads` wait for CPUs."""
+    watch = NodeWatch(tell, ActorWait(actor_cpus(threads)))
     thread = threading.Thread(target=watch.watch, name="vertebra-nodes", daemon=True)
     thread.start()
     try:

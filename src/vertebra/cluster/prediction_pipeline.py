@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from vertebra.errors import VertebraError
 
+from .nodes import actor_cpus, node_cpus
 from .prediction_actor import PredictionActor, PredictionTask
 from .ray_connection import ray_module, silence_ray_data
 
@@ -17,8 +18,6 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _CONSEQUENCE = "The above exception was the direct cause"  # behind which Ray tells of itself
 _RAISED = re.compile(r"[\w.]+(Error|Exception|Exit|Interrupt|Warning)\b(: |$)")  # the last line of a traceback
 _NODE = re.compile(r"\bip[=:] ?([\w.:]+)")
-# Of a thread. A half, so that actors of a node that has died find room on the others, and what reads for them, too.
-CPUS_PER_THREAD = 0.5
 
 
 def made_parts(task: PredictionTask, model: Path | None, parts: Sequence[int]) -> Iterator[dict[str, Any]]:
@@ -51,14 +50,19 @@ def actor_rows(
     from ray import data
 
     silence_ray_data()
-    cpus = ray.cluster_resources().get("CPU", 1.0)
+    cpus = actor_cpus(threads)
+    actors = max(1, min(len(rows), sum(int(node // cpus) for node in node_cpus())))
     found = data.from_items(list(rows), override_num_blocks=len(rows)).map(
         cast(Any, actor),
         fn_constructor_args=arguments,
+        # One actor for each CPU that there is now; one more for each that joins, which Ray Data notices within 10 s. An
+        # actor holds whole CPUs, so that no node has more actors than CPUs. Those of a node that dies find no room
+        # elsewhere, and the few rows that each had been given wait for it: until nodes join, or until there are no
+        # other rows, when the pool gives up idle actors, down to `min_size`, whose CPUs they then take.
         compute=data.ActorPoolStrategy(
-            size=max(1, min(len(rows), int(cpus // threads))), max_tasks_in_flight_per_actor=TASKS_IN_FLIGHT
+            min_size=1, initial_size=actors, max_size=len(rows), max_tasks_in_flight_per_actor=TASKS_IN_FLIGHT
         ),
-        num_cpus=CPUS_PER_THREAD * threads,
+        num_cpus=cpus,
     )
     try:
         for batch in found.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):

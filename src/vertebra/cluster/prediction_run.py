@@ -219,7 +219,7 @@ def _make(
         if not local:
             require_usable_nodes(target.location, target.token)
         progress("predicting", manifest.rows, photos)
-        with nodes_watched(tell) as watch:
+        with nodes_watched(tell, task.model.threads) as watch:
             for row in made_parts(task, None if is_shared else Path(task.model.path), parts):
                 if lease.is_lost:
                     raise InUseError(f"{target.location} has been taken over by another process, so this one stops.")

@@ -53,7 +53,7 @@ def infer_on_ray(
         with connected(address):
             if address != LOCAL:
                 require_usable_nodes()
-            with nodes_watched(warn) as watch:
+            with nodes_watched(warn, 1) as watch:
                 model = NodeModel(
                     path=str(body.absolute()),
                     sha256=fingerprint(body),
