@@ -1,5 +1,6 @@
 """Nodes that are busy, join, die or cannot take part, in runs of the command."""
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -102,4 +103,60 @@ def test_a_node_that_joins_takes_part_and_one_that_dies_is_replaced(cluster, com
     done = run.finish()
     assert done.code == 0, done.errors
     assert [f"node {first} has died" in line for line in lines(run)] == [True]
+    assert_each_once(target, photos)
+
+
+def failed_at_once(command, photos, tmp_path):
+    """Return the one line of a run that must end before a photo is predicted."""
+    done = bulk_runs.start([*command, photos], LocalTarget(tmp_path / "all.jsonl")).finish()
+    assert done.code == 1 and not done.parts and len(lines(done)) == 1, done.errors
+    return lines(done)[0]
+
+
+@pytest.fixture
+def shim(tmp_path):
+    """Variables of a node on which `import vertebra` runs this text."""
+
+    def make(text):
+        package = tmp_path / "shim" / "vertebra"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text(text)
+        return {"PYTHONPATH": str(package.parent)}
+
+    return make
+
+
+def test_a_node_without_vertebra_is_named(cluster, command, photos, shim, tmp_path):
+    name = cluster.add(shim("raise ModuleNotFoundError('No module named vertebra')"))
+    said = failed_at_once(command, photos, tmp_path)
+    assert f"node {name}: Vertebra is not installed there" in said and "pip install 'vertebra[ray]==" in said
+
+
+def test_a_node_with_another_version_is_named(cluster, command, photos, shim, tmp_path):
+    name = cluster.add(shim("__version__ = '0.0.1'"))
+    said = failed_at_once(command, photos, tmp_path)
+    assert f"node {name}: it has Vertebra 0.0.1" in said and "pip install 'vertebra[ray]==" in said
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone may mount")
+@pytest.mark.parametrize("what", ["source", "target"])
+def test_a_node_that_has_another_folder_there_is_named(cluster, command, photos, tmp_path, what):
+    name = cluster.add(hide=photos if what == "source" else tmp_path)
+    said = failed_at_once(command, photos, tmp_path)
+    assert f"node {name}: " in said
+    assert f"it does not see {photos}/" in said if what == "source" else f"{tmp_path}/all.jsonl is another" in said
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone may mount")
+def test_a_node_that_joins_without_the_photos_ends_the_run(cluster, command, photos, tmp_path):
+    target = LocalTarget(tmp_path / "all.jsonl")
+    run = bulk_runs.start([*command, photos], target)
+    assert run.wait_until(lambda: run.parts), run.errors
+    name = cluster.add(hide=photos)
+    done = run.finish()
+    assert done.code == 1 and len(lines(done)) == 1
+    assert f"node {name}: it does not see {photos}/" in lines(done)[0] and "--resume" in lines(done)[0]
+    cluster.kill(name)
+    again = bulk_runs.start([*command, photos, "--resume"], target).finish()
+    assert again.code == 0, again.errors
     assert_each_once(target, photos)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from vertebra import __version__
@@ -14,6 +15,7 @@ from vertebra.storage import Location
 from . import node_check
 from .actor_wait import ActorWait
 from .ray_connection import ray_module
+from .source_sample import Sample
 
 CHECK_SECONDS = 60.0  # in which a node has to answer
 WATCH_SECONDS = 1.0
@@ -38,10 +40,11 @@ def node_cpus() -> list[float]:
     return [cpus for node in ray_module().nodes() if node["Alive"] and (cpus := node["Resources"].get("CPU", 0.0)) > 0]
 
 
-def require_usable_nodes(target: Location | None = None, token: bytes = b"") -> None:
+def require_usable_nodes(target: Location | None = None, token: bytes = b"", sample: Sample = ()) -> None:
     """Raise a `VertebraError` that names the first node that cannot take part, and why.
 
-    `target` is what the nodes write to themselves, and `token` what the driver has put there.
+    `target` is what the nodes write to themselves, and `token` what the driver has put there; `sample` are files that
+    they have to see.
     """
     ray = ray_module()
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -54,7 +57,7 @@ def require_usable_nodes(target: Location | None = None, token: bytes = b"") -> 
         check = ray.remote(num_cpus=0, max_retries=1)(node_check.node_problem)
         answers: dict[str, Any] = {
             node: check.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-                __version__, None if target is None else target.uri, token
+                __version__, str(Path.cwd()), None if target is None else target.uri, token, sample
             )
             for node in nodes
         }

@@ -20,6 +20,7 @@ from .part_plan import ENDS, PartSource
 from .parts import Part, PartFormat, part_name
 from .ray_connection import ray_module
 from .run_target import require_same_target
+from .source_sample import Sample, unseen
 
 if TYPE_CHECKING:
     from vertebra.runtime.photo import Photo
@@ -43,6 +44,7 @@ class PredictionTask:
     tune: bool  # whether there are photos enough to find the fastest engine first
     token: bytes  # by which a node tells that it sees the driver's target
     parts: PartSource
+    sample: Sample = ()  # by which it tells that it sees the driver's photos
 
 
 class PredictionActor:
@@ -98,6 +100,8 @@ class PredictionActor:
     def _load(self) -> Predictor:
         predictor = self.task.model.load(self._model)
         require_same_target(self.task.target, self.task.token)  # in the driver's folder now
+        if problem := unseen(self.task.sample):  # on a node that has joined
+            raise VertebraError(problem)
         return predictor
 
     def _predict(self, predictor: Predictor, chunk: Chunk, path: Path) -> Part:

@@ -29,6 +29,7 @@ from .prediction_pipeline import made_parts
 from .ray_connection import LOCAL, connected
 from .run_description import RunDescription
 from .run_target import RunTarget
+from .source_sample import Sample, sample_of
 
 MEASURED = 2_000  # photos from which on finding the fastest engine first pays off
 MAX_FAILURES = 10  # chunks that cannot be read; with more, the run stops
@@ -120,7 +121,7 @@ def _run(
         numbers = target.missing(run)
         made = 0
         if numbers:
-            task = _task(settings, run, target, model, PartSource(source, run.plan))
+            task = _task(settings, run, target, model, source)
             target.write_token()
             try:
                 made = _make(settings.address, run.photos, target, task, numbers, lease, progress, tell)
@@ -178,9 +179,7 @@ def _source_of(earlier: RunDescription, now: Source, target: RunTarget, tell: Ca
     return listed or now
 
 
-def _task(
-    settings: RunSettings, run: RunDescription, target: RunTarget, model: Path, parts: PartSource
-) -> PredictionTask:
+def _task(settings: RunSettings, run: RunDescription, target: RunTarget, model: Path, source: Source) -> PredictionTask:
     return PredictionTask(
         NodeModel(
             path=str(model.absolute()),
@@ -195,7 +194,8 @@ def _task(
         target=target.location,
         format=PartFormat(run.suffix, int(run.options["--top"]), settings.embed, run.unsure),
         token=target.token,
-        parts=parts,
+        parts=PartSource(source, run.plan),
+        sample=() if settings.address == LOCAL else sample_of(source),
         tune=run.photos is None or run.photos >= MEASURED,
     )
 
@@ -217,7 +217,7 @@ def _make(
     progress("starting Ray")
     with connected(address):
         if not local:
-            require_usable_nodes(target.location, target.token)
+            require_usable_nodes(target.location, target.token, task.sample)
         progress("predicting", manifest.rows, photos)
         with nodes_watched(tell, task.model.threads) as watch:
             for row in made_parts(task, None if is_shared else Path(task.model.path), parts):
