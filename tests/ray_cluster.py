@@ -17,8 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -221,21 +220,27 @@ def _started(start: Callable[[], Any], environment: dict[str, str], hide: str | 
     before = dict(os.environ)
     os.environ.update(environment)
     try:
-        if hide is None:
+        with contextlib.nullcontext() if hide is None else _without(hide):
             return start()
-        with ThreadPoolExecutor(1) as pool:  # a thread's mounts are its own and its children's
-            return pool.submit(_start_without, start, hide).result()
     finally:
         os.environ.clear()
         os.environ.update(before)
 
 
-def _start_without(start: Callable[[], Any], folder: str) -> Any:
-    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNS):
+@contextlib.contextmanager
+def _without(folder: str) -> Iterator[None]:
+    """Inside, this thread and the processes that it starts have an empty folder in the place of this one."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    before = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY)
+    if libc.unshare(CLONE_NEWNS):
         raise OSError(ctypes.get_errno(), "a mount namespace cannot be made")
-    for command in (["--make-rprivate", "/"], ["-t", "tmpfs", "tmpfs", folder]):
-        subprocess.run(["mount", *command], check=True)
-    return start()
+    try:
+        for command in (["--make-rprivate", "/"], ["-t", "tmpfs", "tmpfs", folder]):
+            subprocess.run(["mount", *command], check=True)
+        yield
+    finally:
+        libc.setns(before, CLONE_NEWNS)
+        os.close(before)
 
 
 if __name__ == "__main__":

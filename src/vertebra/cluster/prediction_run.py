@@ -29,7 +29,7 @@ from .prediction_pipeline import made_parts
 from .ray_connection import LOCAL, connected
 from .run_description import RunDescription
 from .run_target import RunTarget
-from .source_sample import Sample, sample_of
+from .source_sample import sample_of
 
 MEASURED = 2_000  # photos from which on finding the fastest engine first pays off
 MAX_FAILURES = 10  # chunks that cannot be read; with more, the run stops
