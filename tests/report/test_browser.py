@@ -5,6 +5,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from packed_photos import pack_tar
 from page_waiting import wait_until
 
 from vertebra.data import audit, open_dataset, read_image_info, write_page
@@ -331,6 +332,21 @@ def test_hostile_file_names_are_text_and_lead_to_their_files(visit, photograph, 
     for part in ("<img src=x onerror=alert(1)>.png", "line\\nbreak.png", "\\u202egnp.exe.png", "broken \\udcff\\udc80"):
         assert part in text
     assert page.locator("main img").evaluate_all("all => all.every((each) => each.src.startsWith('data:'))")
+
+
+def test_photos_in_shards_have_no_link_to_a_file(visit, photograph, tmp_path):
+    """They are shown from the page: a link would lead to no file."""
+    photos = [photograph(tmp_path / f"{number}.png", number, (16, 12)).read_bytes() for number in range(2)]
+    entries = [(f"{label} {n}.png", photos[n], label) for label in ("cat", "dog") for n in range(2)]
+    pack_tar(tmp_path / "data" / "x.tar", entries)
+    dataset = open_dataset(tmp_path / "data")
+    found = audit(dataset, read_image_info(dataset))
+    write_page(dataset, found, tmp_path / "audit.html")
+    page = visit(tmp_path / "audit.html")
+    assert page.locator(".shot").count() == 4
+    assert page.locator("main img").evaluate_all("all => all.every((each) => each.src.startsWith('data:'))")
+    assert not [link for link in page.locator("a").evaluate_all("all => all.map((a) => a.href)") if ".tar" in link]
+    assert "x.tar::cat 0.png" in page.locator("body").inner_text()
 
 
 def test_the_audit_is_accessible(visit, sound, photograph, tmp_path):

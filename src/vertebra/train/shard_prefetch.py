@@ -35,6 +35,7 @@ class ShardPrefetch:
         self._at: tuple[int, int] | None = None  # epoch and window
         self._windows: tuple[int, Labels] = (-1, shards)  # of the epoch, by the shard's number
         self._turn = 0
+        self._bytes: dict[str, int] = {}
 
     def enter(self, epoch: int, photos: Labels) -> None:
         """Start to copy, where these photos are the first of a window."""
@@ -66,7 +67,9 @@ class ShardPrefetch:
         try:
             room = room_for_copies()
             for place in places:  # the present ones first, so that they are not the least recently used
-                room -= shard_bytes(place.file)
+                if place.file not in self._bytes:
+                    self._bytes[place.file] = shard_bytes(place.file)
+                room -= self._bytes[place.file]
                 if room < 0 or turn != self._turn:
                     return
                 copy_shard(place.file, place.member)
