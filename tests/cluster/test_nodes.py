@@ -145,3 +145,18 @@ def test_a_node_that_has_another_folder_there_is_named(cluster, command, photos,
     said = failed_at_once(command, photos, tmp_path)
     assert f"node {name}: " in said
     assert f"it does not see {photos}/" in said if what == "source" else f"{tmp_path}/all.jsonl is another" in said
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone may mount")
+def test_a_node_that_joins_without_the_photos_ends_the_run(cluster, command, photos, tmp_path):
+    target = LocalTarget(tmp_path / "all.jsonl")
+    run = bulk_runs.start([*command, photos], target)
+    assert run.wait_until(lambda: run.parts), run.errors
+    name = cluster.add(hide=photos)
+    done = run.finish()
+    assert done.code == 1 and len(lines(done)) == 1
+    assert f"node {name}: it does not see {photos}/" in lines(done)[0] and "--resume" in lines(done)[0]
+    cluster.kill(name)
+    again = bulk_runs.start([*command, photos, "--resume"], target).finish()
+    assert again.code == 0, again.errors
+    assert_each_once(target, photos)
