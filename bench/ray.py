@@ -50,6 +50,8 @@ import s3_server
 from bulk_runs import FORMATS, LocalTarget, S3Target, Target
 from ray_cluster import RayCluster, command_of
 
+from vertebra.cluster.part_plan import CHUNK_PHOTOS, MOST
+
 NAME = "ray"
 NETWORK = "efficientnet_lite0"
 PACKAGES = ("ray", "pyarrow", "onnxruntime", "MNN", "pillow", "moto")
@@ -58,6 +60,7 @@ SECTIONS = ("steady", "whole", "first", "kills", "s3", "costs")
 HEALTH_CHECK_MS = 1_000
 REQUIRED = {"steady": 0.92, "whole": 0.85, "first": 10.0, "stall": 15.0}
 WINDOW = (0.20, 0.95)
+PHOTOS, NODES = 100_000_000, 100  # of the estimate
 KILLS_A_RUN = 3  # of the driver, each after some parts, before a run is let go on to its end
 
 
@@ -519,7 +522,39 @@ def render(document: dict[str, Any]) -> str:
         label = f"whole run of {found['photos']:,} photos from S3 (moto), s; from the disk"
         rows.append([label, f"{found['s3_seconds']:.1f}; {found['local_seconds']:.1f}", ""])
     head = ["two nodes of one CPU, EfficientNet-Lite0", "measured", "required"]
-    return f"{_common.table(head, rows)}\n\nMedian (least–most). {_common.footnote(document)}"
+    text = f"{_common.table(head, rows)}\n\nMedian (least–most). {_common.footnote(document)}"
+    return f"{text}\n\n{render_estimate(document)}" if {"steady", "first", "costs"} <= document.keys() else text
+
+
+def render_estimate(document: dict[str, Any]) -> str:
+    """What 100 million photos on 100 nodes of two cores take, from what was measured on one such node."""
+    costs, rate = document["costs"], document["steady"]["ray_images_per_second"]["median"]
+    first = document["first"]["running"]["first_part_seconds"]["median"]
+    megabytes = costs["bytes_of_a_photo"] / 1e6
+    listing, predicting = costs["listing_seconds_per_million"] * PHOTOS / 1e6, PHOTOS / (NODES * rate)
+    parts = PHOTOS // (MOST * CHUNK_PHOTOS)
+    writing = parts * costs["write_part_ms"]["median"] / 1e3 / (2 * NODES)
+    rows = [
+        ["listing a folder, before the first photo", "one process; names, sizes and times of local files",
+         f"{listing / 60:.0f} min"],
+        ["start-up", f"actors, {costs['model_mb']:.0f} MB of network to each node, the first part", f"{first:.0f} s"],
+        ["decoding", f"{costs['decode_ms']:.2f} ms of a core a photo", _hours(costs["decode_ms"])],
+        ["the network", f"{costs['model_ms']:.2f} ms of a core a photo", _hours(costs["model_ms"])],
+        ["reading and the engine's work around it", "the rest of the steady rate",
+         _hours(2e3 / rate - costs["decode_ms"] - costs["model_ms"])],
+        ["writing", f"{parts:,} parts, {costs['write_part_ms']['median']:.0f} ms each, within the above",
+         f"{writing:.0f} s"],
+        ["**predicting**", f"{rate:.0f} photos/s of a node, {NODES * rate:,.0f} of all",
+         f"**{predicting / 3600:.1f} h**, {NODES * predicting / 3600:,.0f} node hours"],
+        ["data read", f"{1e3 * megabytes:.0f} kB a photo, {rate * megabytes:.1f} MB/s into a node",
+         f"{PHOTOS * megabytes / 1e6:,.1f} TB"],
+    ]  # fmt: skip
+    return _common.table([f"{PHOTOS:,} photos on {NODES} nodes of two cores", "from", "takes"], rows)
+
+
+def _hours(core_ms: float) -> str:
+    """Return the hours in which the cores of all nodes do that for all photos."""
+    return f"{PHOTOS * core_ms / 1e3 / (2 * NODES) / 3600:.2f} h"
 
 
 def main() -> None:

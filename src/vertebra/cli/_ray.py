@@ -36,13 +36,17 @@ class OptionalAddress(TyperCommand):
 
 def require_local(settings: Settings) -> None:
     """Raise a `UsageError` for what --ray alone reads and writes."""
-    from vertebra.storage import Location
-
     for name, value in (("--path-column", settings.path_column), ("--image-root", settings.image_root)):
         if value is not None:
             raise UsageError(f"{name} is for a table of paths, which is read with --ray alone. Add --ray and --out.")
-    for text in [*settings.photos, *([settings.out] if settings.out is not None else [])]:
-        if "://" in text and Location(text).is_remote:
+    addresses = [text for text in [*settings.photos, settings.out or ""] if "://" in text]
+    if not addresses:
+        return
+    from vertebra.photo_download import is_url
+    from vertebra.storage import Location
+
+    for text in addresses:
+        if not is_url(text) and Location(text).is_remote:
             raise UsageError(f"{text} is read and written with --ray alone. Add --ray, and --out TARGET.parquet.")
 
 
