@@ -621,10 +621,10 @@ def test_a_network_in_the_place_of_a_photo(vertebra, tiny_model, tmp_path, monke
 
 def test_a_web_address_needs_no_cluster(vertebra, tiny_model):
     found = vertebra("predict", "http://127.0.0.1:9/photo.jpg", "--model", str(tiny_model))
-    assert found.exit_code == 1 and "127.0.0.1:9/photo.jpg cannot be fetched" in found.stderr
+    assert found.code == 1 and "127.0.0.1:9/photo.jpg cannot be fetched" in found.err
     for arguments in (["s3://bucket/a.jpg"], ["photo.jpg", "--out", "s3://bucket/a.csv"]):
         found = vertebra("predict", *arguments, "--model", str(tiny_model))
-        assert found.exit_code == 2 and "Add --ray" in found.stderr
+        assert found.code == 2 and "Add --ray" in found.err
 
 
 def test_progress_on_a_terminal(vertebra, tiny_model, folder, monkeypatch):
