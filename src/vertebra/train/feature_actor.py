@@ -19,8 +19,8 @@ from vertebra.runtime.engine import EMBEDDING, FloatArray, Plan
 from vertebra.runtime.engine_runner import Runner, open_engine
 from vertebra.sources.photo_place import PhotoPlace
 
-from .dataset_features import infer_photos, not_finite
 from .feature_files import Row, Words, encode
+from .photo_inference import infer_photos, not_finite
 
 
 @dataclass(frozen=True)
