@@ -91,10 +91,11 @@ def resolve_source(data: str | os.PathLike[str], **columns: str | None) -> Calla
         return lambda ignore, training: _read_public(text, ignore)
     if kind == "table":
         return lambda ignore, training: _read_table(text, ignore, options)
+    name = text.rstrip("/") or text
     if kind == "parquet":
-        return lambda ignore, training: read_parquet_photos(text, ignore=ignore, options=options)
+        return lambda ignore, training: read_parquet_photos(name, ignore=ignore, options=options)
     if kind == "webdataset":
-        return lambda ignore, training: read_webdataset(text, ignore=ignore)
+        return lambda ignore, training: read_webdataset(name, ignore=ignore)
     if kind == "remote folder":
         return lambda ignore, training: read_remote_folder(Location(text), ignore=ignore, training=training)
     return lambda ignore, training: _read_folder(text, ignore, training)
