@@ -107,10 +107,10 @@ class Run:
         return True
 
     def kill_driver(self, whole: bool = False) -> list[int]:
-        """Kill the command's process, or it with all that come from it."""
+        """Kill the command's process, or it with all that come from it; it may have ended by itself."""
         if whole:
             return kill_with_descendants(self.process.pid)
-        os.kill(self.process.pid, signal.SIGKILL)
+        kill_all([self.process.pid])
         return [self.process.pid]
 
     def finish(self, seconds: float = 300.0) -> Finished:

@@ -9,8 +9,9 @@ import pytest
 pyarrow = pytest.importorskip("pyarrow")
 pytest.importorskip("ray")
 
-from vertebra.cluster.dataset_predictions import photo_column  # noqa: E402
+from vertebra.cluster.dataset_predictions import photo_column, require_columns  # noqa: E402
 from vertebra.errors import UsageError  # noqa: E402
+from vertebra.runtime.formats import JsonLines  # noqa: E402
 
 BYTES, TEXT = pyarrow.binary(), pyarrow.string()
 
@@ -43,6 +44,13 @@ def test_the_column_of_photos(fields, column, found):
 def test_a_column_that_is_not_clear(fields, column, said):
     with pytest.raises(UsageError, match=said):
         photo_column(pyarrow.schema(fields), column)
+
+
+def test_a_column_that_the_results_have_is_refused():
+    form = JsonLines(2, False, False)
+    require_columns(pyarrow.schema({"path": TEXT, "class_3": TEXT}), None, form)
+    with pytest.raises(UsageError, match="a column 'probability_2' already"):
+        require_columns(pyarrow.schema({"path": TEXT, "probability_2": pyarrow.float32()}), None, form)
 
 
 CODE = """

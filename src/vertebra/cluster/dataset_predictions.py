@@ -22,6 +22,7 @@ from .ray_connection import ray_module
 if TYPE_CHECKING:
     from ray.data import Dataset
 
+    from vertebra.runtime.formats import JsonLines
     from vertebra.runtime.photo import Photo
     from vertebra.runtime.predictor import Predictor
 
@@ -68,9 +69,11 @@ def predict_dataset(
         MissingExtraError: Ray is not installed, or torch where the model has to be exported.
         VertebraError: the model cannot be used.
     """
+    from vertebra.runtime.formats import JsonLines
     from vertebra.runtime.predictor import Predictor
 
     ray = ray_module()
+    import pyarrow
     from ray import data
 
     require_positive_int("top", top)
@@ -92,10 +95,14 @@ def predict_dataset(
         folder=os.getcwd(),  # noqa: PTH109 - the text alone
     )
     top = top if card.classes is None else min(top, len(card.classes))
+    form = JsonLines(top, embed, card.threshold is not None)
+    known = dataset.schema(fetch_if_missing=False)  # else the actors look, whose errors come with Ray's traceback
+    if known is not None and isinstance(known.base_schema, pyarrow.Schema):
+        require_columns(known.base_schema, column, form)
     actors = concurrency or max(1, int(ray.cluster_resources().get("CPU", 1.0) // threads))
     return dataset.map_batches(
         DatasetActor,
-        fn_constructor_args=(on_nodes, ray.put(path.read_bytes()), column, top, embed, card.threshold is not None),
+        fn_constructor_args=(on_nodes, ray.put(path.read_bytes()), column, form),
         batch_size=BATCH,
         batch_format="pyarrow",
         compute=data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=TASKS_IN_FLIGHT),
@@ -106,13 +113,11 @@ def predict_dataset(
 class DatasetActor:
     """Holds the model; each call adds the result columns to a batch."""
 
-    def __init__(self, model: NodeModel, content: Any, column: str | None, top: int, embed: bool, unsure: bool) -> None:
-        from vertebra.runtime.formats import JsonLines
-
+    def __init__(self, model: NodeModel, content: Any, column: str | None, form: JsonLines) -> None:
         self._predictor: Predictor = model.load(content)
         self._predictor.runner(model.batch, tune=True)  # once a node: others wait for it
         self._column = column
-        self._format = JsonLines(top, embed, unsure)
+        self._format = form
 
     def __call__(self, batch: Any) -> Any:
         """An Arrow table → the table with the result columns."""
@@ -120,15 +125,22 @@ class DatasetActor:
         from vertebra.runtime.parquet_format import result_table
 
         form = self._format
+        require_columns(batch.schema, self._column, form)
         results = self._predictor.predict_many(_photos(batch, self._column), top=form.top, embed=form.embed)
         found = result_table(map(to_row, results), form).drop_columns(["path"])
         for name in found.column_names:
-            if name in batch.column_names:
-                raise UsageError(
-                    f"the dataset has a column {name!r} already. Rename it: rename_columns({{{name!r}: …}})."
-                )
             batch = batch.append_column(found.schema.field(name), found.column(name))
         return batch
+
+
+def require_columns(schema: Any, column: str | None, form: JsonLines) -> None:
+    """Raise a `UsageError` if an Arrow schema has no column of photos, or has one that the results have."""
+    from vertebra.runtime.parquet_format import result_table
+
+    photo_column(schema, column)
+    for name in result_table([], form).drop_columns(["path"]).column_names:
+        if name in schema.names:
+            raise UsageError(f"the dataset has a column {name!r} already. Rename it: rename_columns({{{name!r}: …}}).")
 
 
 def _photos(batch: Any, column: str | None) -> Iterator[Photo]:
