@@ -46,6 +46,7 @@ def test_the_lease_of_a_process_that_has_ended_here_is_taken_over_at_once(place,
     monkeypatch.setattr(module.time, "sleep", lambda seconds: pytest.fail("it waits"))
     place.write(f"{socket.gethostname()} {2**22 + 1} abc 1\n".encode())  # above the largest process number
     Lease(place).acquire()
+    assert str(os.getpid()) in place.read_bytes().decode()
 
 
 def test_a_driver_whose_lease_is_taken_notices(place, monkeypatch):

@@ -11,7 +11,7 @@ from vertebra.cache import fingerprint
 from vertebra.errors import UsageError, VertebraError, require_positive_int
 from vertebra.loading import exported_file
 from vertebra.model_argument import resolve_model
-from vertebra.sources.parquet_bytes import bytes_columns
+from vertebra.sources.parquet_bytes import holds_bytes, is_text_type
 from vertebra.sources.path_columns import name_column
 from vertebra.storage import Location
 
@@ -125,29 +125,29 @@ class DatasetActor:
         from vertebra.runtime.parquet_format import result_table
 
         form = self._format
-        require_columns(batch.schema, self._column, form)
-        results = self._predictor.predict_many(_photos(batch, self._column), top=form.top, embed=form.embed)
+        place, is_path = require_columns(batch.schema, self._column, form)
+        results = self._predictor.predict_many(_photos(batch, place, is_path), top=form.top, embed=form.embed)
         found = result_table(map(to_row, results), form).drop_columns(["path"])
         for name in found.column_names:
             batch = batch.append_column(found.schema.field(name), found.column(name))
         return batch
 
 
-def require_columns(schema: Any, column: str | None, form: JsonLines) -> None:
-    """Raise a `UsageError` if an Arrow schema has no column of photos, or has one that the results have."""
+def require_columns(schema: Any, column: str | None, form: JsonLines) -> tuple[str, bool]:
+    """Return `photo_column`; a `UsageError` if the results have a column that an Arrow schema has already."""
     from vertebra.runtime.parquet_format import result_table
 
-    photo_column(schema, column)
+    found = photo_column(schema, column)
     for name in result_table([], form).drop_columns(["path"]).column_names:
         if name in schema.names:
             raise UsageError(f"the dataset has a column {name!r} already. Rename it: rename_columns({{{name!r}: …}}).")
+    return found
 
 
-def _photos(batch: Any, column: str | None) -> Iterator[Photo]:
-    """Yield the photos of an Arrow table's rows."""
+def _photos(batch: Any, place: str, is_path: bool) -> Iterator[Photo]:
+    """Yield the photos of an Arrow table's rows, from a column of bytes or of paths."""
     from vertebra.runtime.photo import Photo
 
-    place, is_path = photo_column(batch.schema, column)
     if is_path:
         paths = [value.as_py() for value in batch.column(place)]
         with ThreadPoolExecutor(READERS) as pool:
@@ -177,13 +177,11 @@ def photo_column(schema: Any, column: str | None) -> tuple[str, bool]:
     Raises:
         UsageError: there is none, or several.
     """
-    import pyarrow
-
     names = list(schema.names)
     if column is not None and column not in names:
         raise UsageError(f"the dataset has no column {column!r}; it has {', '.join(map(repr, names))}.")
     fields = [schema.field(column)] if column is not None else list(schema)
-    found = [field.name for field in fields if bytes_columns(pyarrow.schema([field]), "the dataset") is not None]
+    found = [field.name for field in fields if holds_bytes(field.type) is not None]
     if len(found) > 1:
         raise UsageError(
             f"the dataset has {len(found)} columns of bytes: {', '.join(map(repr, found))}. Say which has the photos: "
@@ -191,7 +189,7 @@ def photo_column(schema: Any, column: str | None) -> tuple[str, bool]:
         )
     if found:
         return found[0], False
-    texts = [field.name for field in fields if _is_text(field.type)]
+    texts = [field.name for field in fields if is_text_type(field.type)]
     path = texts[0] if column is not None and texts else name_column(texts)
     if path is None:
         raise UsageError(
@@ -199,9 +197,3 @@ def photo_column(schema: Any, column: str | None) -> tuple[str, bool]:
             "column=…"
         )
     return path, True
-
-
-def _is_text(kind: Any) -> bool:
-    import pyarrow
-
-    return bool(pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind))

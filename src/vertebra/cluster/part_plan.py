@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from vertebra.progress import Progress
 from vertebra.sources import Chunk, Record, Source, open_source
@@ -88,6 +87,12 @@ def open_for_parts(
     source: Sequence[str], index: Location | None, progress: Progress, path_column: str | None, image_root: str | None
 ) -> Source:
     """Open a SOURCE as `open_source` does, in chunks of the sizes above; `index` is where its list is kept."""
-    opened = partial(open_source, source, progress=progress, path_column=path_column, image_root=image_root)
-    found = opened(index=index, chunk_photos=CHUNK_PHOTOS)
-    return opened(chunk_photos=ROW_PHOTOS) if found.kind == "parquet" else found
+    return open_source(
+        source,
+        index=index,
+        chunk_photos=CHUNK_PHOTOS,
+        chunk_rows=ROW_PHOTOS,
+        progress=progress,
+        path_column=path_column,
+        image_root=image_root,
+    )

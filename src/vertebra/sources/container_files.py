@@ -108,18 +108,19 @@ def open_parquet_files(
     uri: str,
     files: Sequence[Location],
     chunk_photos: int,
+    chunk_rows: int,
     path_column: str | None,
     image_root: str | None,
     progress: Progress,
 ) -> ParquetSource:
-    """Read the footers of Parquet files.
+    """Read the footers of Parquet files: of paths in chunks of `chunk_photos`, with bytes of `chunk_rows` rows.
 
     Raises:
         StorageError: one is missing, cannot be read or is no Parquet file.
         UsageError: some have bytes and others paths, or it is not clear which column has them.
         DataError: there are no rows, or of the first photos none is there.
     """
-    found = _each(files, lambda file: _open(file, chunk_photos, path_column), progress)
+    found = _each(files, lambda file: _open(file, chunk_photos, chunk_rows, path_column), progress)
     digest = _digest([(file.location, file.state) for file in found])
     found = [file for file in found if file.ranges]
     if not found:
@@ -141,7 +142,7 @@ def open_parquet_files(
     return source
 
 
-def _open(location: Location, chunk_photos: int, path_column: str | None) -> ParquetFile:
+def _open(location: Location, chunk_photos: int, chunk_rows: int, path_column: str | None) -> ParquetFile:
     state = location.state()
     with open_parquet(location) as file:
         schema, ends = file.schema_arrow, row_ends(file)
@@ -151,7 +152,7 @@ def _open(location: Location, chunk_photos: int, path_column: str | None) -> Par
     if photo is not None or path_column is not None or name_column(texts) is None:
         columns = bytes_columns(schema, str(location), photo or path_column)
     if columns is not None:
-        return ParquetFile(location, state, tuple(row_ranges(ends, chunk_photos)), columns, None)
+        return ParquetFile(location, state, tuple(row_ranges(ends, chunk_rows)), columns, None)
     if path_column is not None and path_column in schema.names and path_column not in texts:
         kind = schema.field(path_column).type if schema.names.count(path_column) == 1 else "no column of its own"
         raise UsageError(f"{location}: the column {path_column!r} has neither text nor bytes (its type is {kind}).")

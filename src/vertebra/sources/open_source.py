@@ -36,6 +36,7 @@ def open_source(
     *,
     index: Location | None = None,
     chunk_photos: int = CHUNK_PHOTOS,
+    chunk_rows: int | None = None,
     path_column: str | None = None,
     image_root: str | None = None,
     progress: Progress = silent,
@@ -49,6 +50,7 @@ def open_source(
         index: a folder that every process reads, in which the list of a folder or a text table is kept; None: one of
             this machine, which goes with this process. Parquet files and shards need none.
         chunk_photos: photos of a chunk; a shard is one chunk, however many it has.
+        chunk_rows: the same of Parquet with the bytes of photos; None: `chunk_photos`.
         path_column: the table's column with the paths, or the Parquet file's with the bytes; None: found by its name,
             or by its type.
         image_root: the folder that relative paths of a table are looked up in; None: the table's own.
@@ -60,6 +62,7 @@ def open_source(
         StorageError: it cannot be listed or read.
     """
     require_positive_int("chunk_photos", chunk_photos)
+    rows = chunk_photos if chunk_rows is None else require_positive_int("chunk_rows", chunk_rows)
     texts = [os.fsdecode(part) for part in ([source] if isinstance(source, str | os.PathLike) else source)]
     if not texts or not all(texts):
         raise UsageError("there is no source. Give a folder, a table, Parquet files or shards.")
@@ -78,7 +81,7 @@ def open_source(
     if kinds[0] == "webdataset":
         return open_shards(uri, found, progress)
     if kinds[0] == "parquet":
-        return open_parquet_files(uri, found, chunk_photos, path_column, image_root, progress)
+        return open_parquet_files(uri, found, chunk_photos, rows, path_column, image_root, progress)
     writer = ListingWriter(index, chunk_photos)
     if kinds[0] == "table":
         for table in found:
@@ -110,7 +113,7 @@ def open_source(
         _require_no_table_options(uri, path_column, image_root)
         return open_shards(uri, shards, progress)
     if parquet:
-        return open_parquet_files(uri, parquet, chunk_photos, path_column, image_root, progress)
+        return open_parquet_files(uri, parquet, chunk_photos, rows, path_column, image_root, progress)
     raise DataError(folders[0].missing())
 
 

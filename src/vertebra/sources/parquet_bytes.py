@@ -129,7 +129,7 @@ class ParquetChunk:
     @property
     def name(self) -> str:
         """The file and its rows, counted from 1."""
-        return f"{self.location} rows {self.first + 1:,} to {self.first + self.rows:,}"
+        return rows_name(self.location, self.first, self.rows)
 
     def read(self, threads: int = 8) -> Iterator[Record]:
         """Yield the photos of the rows in order; a file is read by one thread.
@@ -158,6 +158,11 @@ class ParquetChunk:
 def row_name(location: Location, row: int) -> str:
     """Name a row, counted from 0."""
     return f"{location}::{row}"
+
+
+def rows_name(location: Location, first: int, rows: int) -> str:
+    """Name some rows for people, counted from 1."""
+    return f"{location} rows {first + 1:,} to {first + rows:,}"
 
 
 def _record(location: Location, row: int, path: str | None, content: bytes | None) -> Record:

@@ -16,7 +16,7 @@ from vertebra.storage.file_systems import REMOTE_SCHEMES
 
 from .chunks import Record
 from .listing import Listed, ListingWriter, read_photos
-from .parquet_bytes import arrow_errors, column_values, open_parquet, row_name
+from .parquet_bytes import arrow_errors, column_values, open_parquet, row_name, rows_name
 from .path_columns import PATHS, choose_path_column, column_key
 from .reading import reading, require_state
 from .text_table import TextTable
@@ -165,7 +165,7 @@ class PathChunk:
     @property
     def name(self) -> str:
         """The file and its rows, counted from 1."""
-        return f"{self.location} rows {self.first + 1:,} to {self.first + self.rows:,}"
+        return rows_name(self.location, self.first, self.rows)
 
     def listed(self) -> list[Listed]:
         """Read the paths of its rows, and nothing else.
