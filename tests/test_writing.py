@@ -45,6 +45,7 @@ EXCEPTIONS = {
     ("sources/listing.py", "mkdtemp"): "a folder in the process's own, for a list that no other machine reads",
     ("sources/listing.py", "write_table"): "into memory; the location writes it",
     ("storage/local_cache.py", "truncate"): "the new file of `atomic_write`, to its size before it is downloaded",
+    ("sources/shard_cache.py", "truncate"): "the new file of `atomic_write`, to about its size before it is written",
     ("runtime/parquet_format.py", "ParquetWriter"): "into the new file that its caller has of `atomic_write`",
     ("runtime/parquet_format.py", "write_table"): "into that file",
     ("runtime/result_file.py", "open"): "whether the results' file can be written, before it is emptied",

@@ -44,7 +44,7 @@ def test_it_is_written_once_and_the_oldest_are_deleted():
 
 
 def test_one_that_is_larger_than_the_cache_is_refused():
-    with pytest.raises(StorageError, match=r"shard x has .*, and copies .* may take .* Set VERTEBRA_REMOTE_CACHE_GB="):
+    with pytest.raises(StorageError, match=r"shard x has .*, and the cache in .* may take .* set VERTEBRA_REMOTE"):
         put("x", 4000)
 
 
@@ -58,7 +58,16 @@ def test_a_write_that_fails_leaves_nothing():
     assert copies() == []
 
 
-def test_what_a_killed_process_left_is_deleted_after_a_day():
+def test_others_that_make_room_count_what_is_being_written(tmp_path):
+    def write(target):
+        assert [path.stat().st_size for path in (tmp_path / "shards").glob(".*.shard")] == [1000]
+        target.write(b"x" * 10)
+
+    with open_cached("x", 1000, "x", write) as file:
+        assert file.read() == b"x" * 10
+
+
+def test_what_a_killed_process_left_is_deleted_in_time():
     put("a")
     left = cache_dir() / "shards" / ".a.0123456789ab.shard"
     left.write_bytes(b"x")

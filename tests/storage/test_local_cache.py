@@ -13,7 +13,7 @@ import pytest
 from faulty_s3 import Cut
 
 from vertebra.errors import UsageError
-from vertebra.storage import Location, StorageError, fetch_verified, local_cache, local_copy
+from vertebra.storage import Location, StorageError, bounded_folder, fetch_verified, local_cache, local_copy
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_a_file_larger_than_the_cache(cache, faulty, monkeypatch):
 
 
 def test_a_full_disk(cache, faulty, monkeypatch):
-    monkeypatch.setattr(local_cache.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 50_000}))
+    monkeypatch.setattr(bounded_folder.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 50_000}))
     with pytest.raises(StorageError, match=r"may take 25\.0 kB") as caught:
         local_copy(Location("s3://bucket/photos/1.jpg"))
     assert caught.value.is_full

@@ -21,8 +21,8 @@ from typing import cast
 from vertebra.cache import cache_dir, checksum
 from vertebra.files import atomic_write
 
+from .bounded_folder import BoundedFolder
 from .file_state import FileState
-from .local_cache import copies_limit
 from .location import Location
 from .remote_file import RemoteFile
 
@@ -100,30 +100,10 @@ def _write_copy(path: Path, content: bytes, asked: float) -> None:
     """Write a copy where there is room; a cache that cannot be written costs only time."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if _has_room(path.parent, len(content)):
+        if BoundedFolder(path.parent, in_use=_UNREAD_SECONDS, parts=_FOLDERS).make_room(len(content)):
             with atomic_write(path) as temporary:
                 temporary.write_bytes(content)
                 os.utime(temporary, (asked, asked))
-
-
-def _has_room(folder: Path, needed: int) -> bool:
-    """Whether a copy fits into a folder's share, from which those that were not read for a day are deleted."""
-    copies = []
-    for entry in os.scandir(folder):
-        with contextlib.suppress(OSError):  # deleted meanwhile
-            status = entry.stat()
-            copies.append((max(status.st_atime, status.st_mtime), status.st_size, entry.path))
-    used = sum(bytes_ for _, bytes_, _ in copies)
-    share = copies_limit(folder, used * _FOLDERS) / _FOLDERS
-    if needed > share:
-        return False
-    for read, bytes_, path in sorted(copies):
-        if used + needed <= share or time.time() - read < _UNREAD_SECONDS:
-            break
-        with contextlib.suppress(OSError):
-            os.unlink(path)  # noqa: PTH108 - of an entry
-            used -= bytes_
-    return used + needed <= share
 
 
 def _set_times(path: Path, read: float, asked: float) -> None:

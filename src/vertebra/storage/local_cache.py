@@ -1,9 +1,7 @@
 """`local_copy`: remote files on this machine, in a part of the cache that is bounded in size.
 
-A copy is kept by URI and version, below `remote` in VERTEBRA_CACHE; the least recently asked for are deleted to make
-room. VERTEBRA_REMOTE_CACHE_GB (20) bounds the sum; never more than half of what is free on the disk and taken by copies
-is used. Of several processes and threads that ask for a file at once, one downloads it and the others wait. A file that
-is deleted while it is open or mapped stays readable to those that have it open (not on Windows, where it stays).
+A copy is kept by URI and version, below `remote` in VERTEBRA_CACHE. Of several processes and threads that ask for a
+file at once, one downloads it and the others wait.
 """
 
 from __future__ import annotations
@@ -11,26 +9,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import math
 import os
-import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from vertebra.cache import cache_dir, creation_lock, fingerprint, scratch_dir
-from vertebra.errors import UsageError
 from vertebra.files import atomic_write
-from vertebra.units import GIGA, size
 
+from .bounded_folder import BoundedFolder, delete_copy
 from .errors import StorageError, storage_error
 from .file_state import FileState
 from .location import Location
 from .remote_file import RemoteFile
 
-_DEFAULT_GB = 20.0
-_DISK_SHARE = 0.5
-_UNTOUCHED_SECONDS = 60.0  # a copy is not deleted so soon after it was given out, as it may not have been opened yet
+_OPENED_SECONDS = 60.0  # after it was given out, in which a copy is not deleted, as it may not have been opened yet
 _TRIES = 3  # for a file that changes while it is downloaded
 
 
@@ -99,8 +91,8 @@ def _cached(location: Location, state: FileState, waiting: Callable[[], None]) -
             raise storage_error(error, str(folder), "made") from error
         with creation_lock(path, waiting):
             if not _is_whole(path, state):  # else another process was first
-                _remove_rests(folder)
-                _make_room(root, state.size, location)
+                delete_copy(folder)  # what a killed download has left
+                BoundedFolder(root, in_use=_OPENED_SECONDS).require_room(state.size, location)
                 _download(location, state, path)
         _touch(folder)
         return path
@@ -118,7 +110,7 @@ def _download(location: Location, state: FileState, path: Path) -> None:
                 for part in source.parts():
                     file.write(part)
     except OSError as error:
-        _remove_folder(path.parent)
+        delete_copy(path.parent)
         found = storage_error(error, str(path), "written")
         if found.is_full:
             raise StorageError(
@@ -128,7 +120,7 @@ def _download(location: Location, state: FileState, path: Path) -> None:
             ) from error
         raise found from error
     except BaseException:
-        _remove_folder(path.parent)
+        delete_copy(path.parent)
         raise
 
 
@@ -146,87 +138,14 @@ def _file_name(location: Location) -> str:
     return name if fits and name.isprintable() and os.name != "nt" else f"file{location.suffix[:16]}"
 
 
-# --- room -------------------------------------------------------------------------------------------------------------
-
-
-def _make_room(root: Path, needed: int, location: Location) -> None:
-    """Delete the least recently used copies until `needed` bytes fit; a `StorageError` if they never do."""
-    copies = sorted(_copies(root))
-    used = sum(bytes_ for _, bytes_, _ in copies)
-    limit = copies_limit(root, used)
-    if needed > limit:
-        raise StorageError(
-            f"{location} has {size(needed)}, and the cache in {root} may take {size(limit)}. Make room on the disk, "
-            f"set VERTEBRA_REMOTE_CACHE_GB={math.ceil(needed / GIGA) + 1}, or name another folder by VERTEBRA_CACHE.",
-            is_full=True,
-        )
-    newest = time.time() - _UNTOUCHED_SECONDS
-    for touched, bytes_, folder in copies:
-        if used + needed <= limit:
-            return
-        if touched < newest:
-            _remove_folder(folder)
-            used -= bytes_
-
-
-def _copies(root: Path) -> Iterator[tuple[float, int, Path]]:
-    """Yield of each copy when it was asked for last, its bytes and its folder."""
-    for folder in root.iterdir():
-        try:
-            touched = folder.stat().st_mtime
-            yield touched, sum(file.stat().st_size for file in folder.iterdir()), folder
-        except OSError:  # deleted meanwhile
-            continue
-
-
 def room_for_copies() -> float:
     """Return how many bytes the copies that `local_copy` makes may have together now."""
     root = cache_dir() / "remote"
     root.mkdir(parents=True, exist_ok=True)
-    return copies_limit(root, sum(bytes_ for _, bytes_, _ in _copies(root)))
-
-
-def copies_limit(root: Path, used: int) -> float:
-    """Return how many bytes the copies below a folder may have, which have `used` now."""
-    try:
-        free = shutil.disk_usage(root).free
-    except OSError:
-        free = 1 << 62
-    return min(cache_limit(), (free + used) * _DISK_SHARE)
-
-
-def cache_limit() -> float:
-    """Return how many bytes copies of remote files may have together, as VERTEBRA_REMOTE_CACHE_GB says.
-
-    Raises:
-        UsageError: that is no number.
-    """
-    given = os.environ.get("VERTEBRA_REMOTE_CACHE_GB")
-    try:
-        limit = float(given) if given else _DEFAULT_GB
-    except ValueError:
-        limit = math.nan
-    if not 0 < limit < 1e6:
-        raise UsageError(f"VERTEBRA_REMOTE_CACHE_GB is {given!r}; give a number of GB, such as 50.")
-    return limit * GIGA
+    return BoundedFolder(root).limit()
 
 
 def _touch(folder: Path) -> None:
     # The folder's time, as the file's own would tell those who watch it that it has changed.
     with contextlib.suppress(OSError):
         os.utime(folder)
-
-
-def _remove_rests(folder: Path) -> None:
-    """Delete what a killed download has left; the caller holds the lock."""
-    with contextlib.suppress(OSError):
-        for file in folder.iterdir():
-            if not file.name.endswith(".lock"):
-                file.unlink(missing_ok=True)
-
-
-def _remove_folder(folder: Path) -> None:
-    """Delete a copy, and its folder unless a process waits in it."""
-    with contextlib.suppress(OSError):
-        _remove_rests(folder)
-        folder.rmdir()

@@ -10,7 +10,7 @@ import numpy as np
 from vertebra.errors import UsageError
 from vertebra.sources.photo_place import PhotoPlace, StoredPhoto, file_of
 from vertebra.sources.shard_reader import is_copied
-from vertebra.storage.local_cache import cache_limit
+from vertebra.storage.bounded_folder import cache_limit
 from vertebra.units import GIGA, counted, size
 
 from .metrics import Labels
