@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from waiting import until
 
 from vertebra import weight_files, weight_transfer
 from vertebra.errors import WeightsError
@@ -619,13 +620,6 @@ def child(url: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ})
 
 
-def wait_for(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
-
-
 def test_two_processes_at_once_download_one_file_once(server: Server, cache: Path) -> None:
     server.plan = [dripping(1.0)]
     children = [child(server.url), child(server.url)]
@@ -641,9 +635,9 @@ def test_a_killed_process_leaves_a_partial_file_that_the_next_continues(server: 
     server.plan = [dripping(3.0), ranged()]
     first = child(server.url)
     partial = cache / f"{NAME}.partial"
-    wait_for(lambda: partial.exists() and partial.stat().st_size > 0)
+    until(lambda: partial.exists() and partial.stat().st_size > 0)
     second = child(server.url)
-    wait_for(lambda: "waiting" in (second.stderr.readline() if second.stderr else ""))
+    until(lambda: "waiting" in (second.stderr.readline() if second.stderr else ""))
     first.kill()
     first.communicate(timeout=10)
     out, err = second.communicate(timeout=10)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from waiting import until
 
 import vertebra.runtime.engine_selection as module
 from vertebra.cache import file_state
@@ -105,13 +106,6 @@ def without_collector():
     gc.disable()
     yield
     gc.enable()
-
-
-def until(condition):
-    stop = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < stop, "not so after 10 s"
-        time.sleep(0.001)
 
 
 # --- plans ------------------------------------------------------------------------------------------------------------

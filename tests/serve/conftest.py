@@ -101,19 +101,6 @@ def client(settings):
 
 
 @pytest.fixture
-def eventually():
-    """Wait until something is so; a test that waits in vain fails instead of waiting for ever."""
-
-    def wait(condition, seconds=30):
-        stop = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < stop, f"not so after {seconds} s"
-            time.sleep(0.01)
-
-    return wait
-
-
-@pytest.fixture
 def call():
     """A client of any service."""
     return Client

@@ -6,13 +6,13 @@ No test measures time or waits for it to pass: the clock is the test's, and so i
 import asyncio
 import gc
 import threading
-import time
 import weakref
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import pytest
+from waiting import until
 
 from vertebra.errors import ImageError
 from vertebra.runtime.engine import EngineError
@@ -116,13 +116,6 @@ def make(network, clock):
         for thread in batcher._threads:
             thread.join(SECONDS)
             assert not thread.is_alive()
-
-
-def until(condition):
-    stop = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < stop, f"not so after {SECONDS} s"
-        time.sleep(0.001)
 
 
 def known(start=1, **seconds):

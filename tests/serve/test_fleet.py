@@ -12,6 +12,7 @@ import time
 
 import nginx_proxy
 import pytest
+from waiting import until
 
 if not nginx_proxy.is_installed():
     pytest.skip("nginx and openssl are not installed (apt-get install nginx-light openssl)", allow_module_level=True)
@@ -132,10 +133,7 @@ def test_a_new_file_on_one_server_after_the_other(fleet, write_model, pngs, tmp_
         load.more()
         for server in servers:
             replace(server, write_model)
-            ends = time.monotonic() + 30
-            while server.classes() != NEW:
-                assert time.monotonic() < ends
-                time.sleep(0.05)
+            until(lambda server=server: server.classes() == NEW)
             load.more()
         before = len(load.answers)
         load.more(200)

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis.errors import Unsatisfiable
 from PIL import Image
+from waiting import until
 
 from vertebra.synthetic_photos import synthetic_photos
 
@@ -399,7 +400,7 @@ def raw_request(chance, png):
 
 
 @pytest.fixture
-def told(serving, caplog, eventually):
+def told(serving, caplog):
     """`told(client, requests)` → the statuses; never a 500, no traceback in the log, nothing left behind."""
 
     def progress(client, *sent):
@@ -424,7 +425,7 @@ def left_behind(client):
 
 
 @pytest.mark.parametrize("changes", [{}, {"host": "0.0.0.0", "no_auth": True}, {"cors": ("*",)}], ids=str)
-def test_requests_of_every_kind_of_badness(serving, pngs, told, eventually, changes):
+def test_requests_of_every_kind_of_badness(serving, pngs, told, changes):
     """Several on a connection."""
     client = serving(read_seconds=0.2, **changes)
     chance = random.Random(len(str(changes)))
@@ -432,11 +433,11 @@ def test_requests_of_every_kind_of_badness(serving, pngs, told, eventually, chan
     for _ in range(150):
         statuses.update(told(client, *(raw_request(chance, pngs[0]) for _ in range(chance.choice((1, 1, 2))))))
     assert min(statuses[code] for code in (b"200", b"400", b"404", b"422")) > 10, statuses
-    eventually(lambda: not left_behind(client))
+    until(lambda: not left_behind(client))
 
 
 @pytest.mark.parametrize("name", NAMES.split())
-def test_headers_of_every_kind_of_badness(client, pngs, told, eventually, name):
+def test_headers_of_every_kind_of_badness(client, pngs, told, name):
     path, body = "/v1/predict", pngs[0]
     if name.startswith("Inference"):
         path, body = "/v2/models/tiny/infer", b"{}"
@@ -444,7 +445,7 @@ def test_headers_of_every_kind_of_badness(client, pngs, told, eventually, name):
         lines = [f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: image/png", f"Content-Length: {len(body)}"]
         lines = [line for line in lines if not line.startswith(name)]
         told(client, "\r\n".join([*lines, f"{name}: {value}", "", ""]).encode("latin-1") + body)
-    eventually(lambda: not left_behind(client))
+    until(lambda: not left_behind(client))
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+from waiting import until
 
 from vertebra.serve import http_connection as module
 
@@ -90,12 +91,12 @@ def test_a_good_request_before_a_bad_one_has_its_answer(client, pngs, kind):
     assert [each for each, _ in alone] == [status], alone
 
 
-def test_an_answer_under_way_comes_before_the_refusal(serving, held, pngs, eventually):
+def test_an_answer_under_way_comes_before_the_refusal(serving, held, pngs):
     client = serving()
     gate, batcher = held(client), client.service.registry.get(None).batcher
     with connected(client) as connection:
         connection.sendall(picture(pngs[0]))
-        eventually(lambda: batcher.num_busy)
+        until(lambda: batcher.num_busy)
         connection.sendall(b"nonsense\r\n\r\n" + GET)
         connection.settimeout(0.2)
         with pytest.raises(TimeoutError):
@@ -132,14 +133,14 @@ def test_a_body_that_breaks_has_one_answer(client, pngs):
     assert client.service.dispatcher.body_reader.num_bytes == 0
 
 
-def test_who_hangs_up_is_noticed_also_with_requests_behind(serving, held, pngs, eventually):
+def test_who_hangs_up_is_noticed_also_with_requests_behind(serving, held, pngs):
     client = serving()
     held(client)
     batcher = client.service.registry.get(None).batcher
     with connected(client) as connection:
         connection.sendall(picture(pngs[0]) + GET)
-        eventually(lambda: batcher.num_busy)
-    eventually(lambda: 'status="499"} 1.0' in client.get("/metrics").body.decode())
+        until(lambda: batcher.num_busy)
+    until(lambda: 'status="499"} 1.0' in client.get("/metrics").body.decode())
 
 
 # --- between requests -------------------------------------------------------------------------------------------------
@@ -237,7 +238,7 @@ def test_who_is_refused_can_read_why(guarded, kind, close, chunks):
         assert answer.status == status and b'"error"' in answer.read()
 
 
-def test_a_connection_goes_on_after_a_body_that_was_passed_by(serving, eventually):
+def test_a_connection_goes_on_after_a_body_that_was_passed_by(serving):
     client = serving(read_seconds=0.5, keep_alive=1)
     with connected(client) as connection:
         for _ in range(2):
@@ -265,7 +266,7 @@ def test_too_many_can_read_why(serving):
         assert [status for status, _ in answers(second)] == [503]
 
 
-def test_draining_has_an_end(serving, monkeypatch, eventually):
+def test_draining_has_an_end(serving, monkeypatch):
     client = serving()
     server = client.service.server
     large = POST + b"Content-Length: 100000000\r\n\r\n"
@@ -273,7 +274,7 @@ def test_draining_has_an_end(serving, monkeypatch, eventually):
     with connected(client) as connection:  # it says no more
         connection.sendall(large)
         assert answers(connection)[0][0] == 413
-        eventually(lambda: not server.server_state.connections)
+        until(lambda: not server.server_state.connections)
     monkeypatch.setattr(module, "_DRAIN_SILENCE", 20)
     monkeypatch.setattr(module, "_DRAIN_BYTES", 100_000)
     with connected(client) as connection, pytest.raises(ConnectionError):  # it says too much

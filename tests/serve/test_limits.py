@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from waiting import until
 
 from vertebra.errors import UsageError
 from vertebra.serve import ServerSettings
@@ -140,7 +141,7 @@ def test_a_deadline(serving, held, pngs):
     assert client.post("/v1/predict", pngs[0], **{"X-Deadline-Ms": "0"}).status == 422
 
 
-def test_a_full_queue(serving, held, pngs, eventually):
+def test_a_full_queue(serving, held, pngs):
     client = serving(queue=8)
     gate = held(client)
     batcher = client.service.registry.get(None).batcher
@@ -154,7 +155,7 @@ def test_a_full_queue(serving, held, pngs, eventually):
         threads.append(threading.Thread(target=ask, args=(count,)))
         threads[-1].start()
         busy = min(batcher.num_workers, len(threads))
-        eventually(lambda waiting=waiting, busy=busy: len(batcher) == waiting and batcher.num_busy >= busy)
+        until(lambda waiting=waiting, busy=busy: len(batcher) == waiting and batcher.num_busy >= busy)
     busy = client.post("/v1/predict", pngs[0])
     assert (
         busy.status == 503
@@ -170,7 +171,7 @@ def test_a_full_queue(serving, held, pngs, eventually):
     assert client.post("/v1/predict", pngs[0]).status == 200
 
 
-def test_what_a_client_that_hung_up_wanted_is_not_done(serving, held, pngs, eventually):
+def test_what_a_client_that_hung_up_wanted_is_not_done(serving, held, pngs):
     client = serving()
     gate = held(client)
     batcher = client.service.registry.get(None).batcher
@@ -181,11 +182,11 @@ def test_what_a_client_that_hung_up_wanted_is_not_done(serving, held, pngs, even
         connections.append(connection)
         # One after the other: a worker that is free would take two at once.
         busy = min(number, batcher.num_workers)
-        eventually(lambda number=number, busy=busy: (batcher.num_busy, len(batcher)) == (busy, number - busy))
+        until(lambda number=number, busy=busy: (batcher.num_busy, len(batcher)) == (busy, number - busy))
     for connection in connections:
         connection.close()
     gone = f'status="499"}} {batcher.num_workers + 2}.0'
-    eventually(lambda: gone in client.get("/metrics").body.decode())
+    until(lambda: gone in client.get("/metrics").body.decode())
     gate.set()
     assert client.post("/v1/predict", pngs[0]).status == 200
     text = client.get("/metrics").body.decode()

@@ -3,10 +3,10 @@
 import logging
 import re
 import threading
-import time
 from dataclasses import replace
 
 import pytest
+from waiting import until
 
 import vertebra.serve.model_registry as module
 from vertebra.card import CardError
@@ -45,13 +45,6 @@ def look(registry):
 
 def reloads(registry, result):
     return f'vertebra_reloads_total{{model="m",result="{result}"}} 1.0' in registry.metrics.render().decode()
-
-
-def until(condition):
-    stop = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < stop, "not so after 10 s"
-        time.sleep(0.001)
 
 
 def test_models_by_name(registry):

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from waiting import until
 
 from vertebra.runtime import mnn_engine
 from vertebra.runtime.engine import EngineError
@@ -22,13 +23,6 @@ from vertebra.serve.batcher import Batcher
 
 onnx = pytest.importorskip("onnx")
 from onnx import helper, numpy_helper  # noqa: E402
-
-
-def until(condition, seconds=10):
-    stop = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < stop, f"it did not happen within {seconds} s"
-        time.sleep(0.01)
 
 
 @pytest.fixture

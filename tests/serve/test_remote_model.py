@@ -4,17 +4,10 @@ The fixture `remote` comes first, so that the server is closed before its storag
 """
 
 import logging
-import time
 
 import pytest
 from faulty_s3 import Refuse
-
-
-def until(condition, seconds=20):
-    stop = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < stop, f"it did not happen within {seconds} s"
-        time.sleep(0.02)
+from waiting import until
 
 
 @pytest.fixture

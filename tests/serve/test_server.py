@@ -12,6 +12,7 @@ import time
 import urllib.request
 
 import pytest
+from waiting import until
 
 import vertebra
 from vertebra.errors import UsageError, VertebraError
@@ -71,7 +72,7 @@ def test_numbers_that_are_none(tiny_model, options, message):
     assert "expects" not in done.stderr
 
 
-def test_what_was_accepted_is_finished(serving, held, pngs, eventually):
+def test_what_was_accepted_is_finished(serving, held, pngs):
     client = serving()
     gate = held(client)
     batcher = client.service.registry.get(None).batcher
@@ -82,7 +83,7 @@ def test_what_was_accepted_is_finished(serving, held, pngs, eventually):
 
     thread = threading.Thread(target=ask)
     thread.start()
-    eventually(lambda: batcher.num_busy)
+    until(lambda: batcher.num_busy)
     client.service.stop()
     time.sleep(0.3)
     gate.set()

@@ -6,11 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from faulty_s3 import Cut
+from waiting import until
 
 from vertebra.errors import UsageError
 from vertebra.storage import Location, StorageError, bounded_folder, fetch_verified, local_cache, local_copy
@@ -79,9 +79,7 @@ def test_a_killed_download_is_not_taken_for_whole(cache, faulty):
     code = "from vertebra.storage import *; local_copy(Location('s3://bucket/large'))"
     process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "VERTEBRA_REMOTE_SECONDS": "600"})
     try:
-        ends = time.monotonic() + 30
-        while not downloads(cache) and time.monotonic() < ends:
-            time.sleep(0.02)
+        until(lambda: downloads(cache))
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
