@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from .ray_connection import ray_module
+from .ray_connection import nodes_with_cpus, ray_module
 
 # Seconds without an actor after which the user is told: where there was no room for one at the begin, and where there
 # was, as the process of one may be slow to start; and until that is repeated.
@@ -55,11 +55,7 @@ def free_cpus() -> list[tuple[float, float]]:
     from ray._private.state import available_resources_per_node
 
     free = available_resources_per_node()
-    return [
-        (free.get(node["NodeID"], {}).get("CPU", 0.0), node["Resources"]["CPU"])
-        for node in ray_module().nodes()
-        if node["Alive"] and node["Resources"].get("CPU", 0) > 0
-    ]
+    return [(free.get(node["NodeID"], {}).get("CPU", 0.0), node["Resources"]["CPU"]) for node in nodes_with_cpus()]
 
 
 def _has_actor() -> bool:

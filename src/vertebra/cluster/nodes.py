@@ -14,7 +14,7 @@ from vertebra.storage import Location
 
 from . import node_check
 from .actor_wait import ActorWait
-from .ray_connection import ray_module
+from .ray_connection import nodes_with_cpus, ray_module
 from .source_sample import Sample
 
 CHECK_SECONDS = 60.0  # in which a node has to answer
@@ -23,11 +23,7 @@ WATCH_SECONDS = 1.0
 
 def alive_nodes() -> dict[str, str]:
     """Return the name of each node that is alive and has CPUs, by its number; the address where it has no other."""
-    return {
-        node["NodeID"]: node.get("NodeName") or node["NodeManagerAddress"]
-        for node in ray_module().nodes()
-        if node["Alive"] and node["Resources"].get("CPU", 0) > 0
-    }
+    return {node["NodeID"]: node.get("NodeName") or node["NodeManagerAddress"] for node in nodes_with_cpus()}
 
 
 def actor_cpus(threads: int) -> float:
@@ -37,7 +33,7 @@ def actor_cpus(threads: int) -> float:
 
 def node_cpus() -> list[float]:
     """Return the number of CPUs of each node that is alive and has any."""
-    return [cpus for node in ray_module().nodes() if node["Alive"] and (cpus := node["Resources"].get("CPU", 0.0)) > 0]
+    return [node["Resources"]["CPU"] for node in nodes_with_cpus()]
 
 
 def require_usable_nodes(target: Location | None = None, token: bytes = b"", sample: Sample = ()) -> None:

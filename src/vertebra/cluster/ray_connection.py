@@ -30,6 +30,11 @@ def ray_module() -> Any:
     return ray
 
 
+def nodes_with_cpus() -> list[dict[str, Any]]:
+    """Return what Ray says of each node that is alive and has CPUs."""
+    return [node for node in ray_module().nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
+
+
 @contextmanager
 def connected(address: str) -> Iterator[None]:
     """Inside, Ray is connected to a cluster; one of this process (`"local"`) ends with the block.
