@@ -9,7 +9,7 @@ import pytest
 pyarrow = pytest.importorskip("pyarrow")
 pytest.importorskip("ray")
 
-from vertebra.cluster.dataset_predictions import photo_column, require_columns  # noqa: E402
+from vertebra.cluster.dataset_predictions import photo_or_path_column, require_columns  # noqa: E402
 from vertebra.errors import UsageError  # noqa: E402
 from vertebra.runtime.formats import JsonLines  # noqa: E402
 
@@ -26,16 +26,18 @@ BYTES, TEXT = pyarrow.binary(), pyarrow.string()
         ({"path": TEXT, "photo": BYTES}, "path", ("path", True)),
         ({"x": TEXT}, "x", ("x", True)),
         ({"a": BYTES, "b": BYTES}, "b", ("b", False)),
+        ({"md5": BYTES, "image": BYTES}, None, ("image", False)),
+        ({"jpg": BYTES, "x": pyarrow.struct({"bytes": BYTES, "path": TEXT})}, None, ("x", False)),
     ],
 )
 def test_the_column_of_photos(fields, column, found):
-    assert photo_column(pyarrow.schema(fields), column) == found
+    assert photo_or_path_column(pyarrow.schema(fields), column) == found
 
 
 @pytest.mark.parametrize(
     ("fields", "column", "said"),
     [
-        ({"a": BYTES, "b": BYTES}, None, "2 columns of bytes: 'a', 'b'"),
+        ({"a": BYTES, "b": BYTES}, None, "2 columns of photos: 'a', 'b'. Say which: column='a' or column='b'"),
         ({"id": pyarrow.int64()}, None, "no column of image bytes or paths; it has 'id'"),
         ({"path": TEXT}, "photo", "no column 'photo'; it has 'path'"),
         ({"id": pyarrow.int64()}, "id", "no column of image bytes or paths"),
@@ -43,7 +45,7 @@ def test_the_column_of_photos(fields, column, found):
 )
 def test_a_column_that_is_not_clear(fields, column, said):
     with pytest.raises(UsageError, match=said):
-        photo_column(pyarrow.schema(fields), column)
+        photo_or_path_column(pyarrow.schema(fields), column)
 
 
 def test_a_column_that_the_results_have_is_refused():

@@ -15,10 +15,10 @@ from vertebra.errors import UsageError  # noqa: E402
 from vertebra.sources.parquet_bytes import (  # noqa: E402
     MAX_PIECES,
     ParquetChunk,
-    bytes_columns,
     parquet_photos,
     row_ranges,
 )
+from vertebra.sources.photo_column import bytes_columns, photo_column  # noqa: E402
 from vertebra.storage import Location, StorageError  # noqa: E402
 
 
@@ -98,17 +98,53 @@ def test_rows_without_bytes_have_an_error(tmp_path):
 
 def test_the_column_of_bytes_is_found_by_its_type_and_several_are_refused(tmp_path):
     schema = pyarrow.schema([("thumb", pyarrow.binary()), ("full", pyarrow.binary()), ("path", pyarrow.string())])
-    with pytest.raises(UsageError, match=r"2 columns of bytes: 'thumb', 'full'.*--path-column thumb"):
-        bytes_columns(schema, "a.parquet")
+    with pytest.raises(UsageError, match=r"2 columns of photos: 'thumb', 'full'.*--path-column thumb or"):
+        photo_column(schema, "a.parquet")
+    assert photo_column(schema, "a.parquet", "full") == "full"
     assert bytes_columns(schema, "a.parquet", "full").photo == "full"
     assert bytes_columns(schema, "a.parquet", "path") is None
-    assert bytes_columns(pyarrow.schema([("path", pyarrow.string())]), "a.parquet") is None
+    assert photo_column(schema, "a.parquet", "path") is None
+    assert photo_column(pyarrow.schema([("path", pyarrow.string())]), "a.parquet") is None
     twice = pyarrow.schema([("image", pyarrow.binary()), ("image", pyarrow.binary())])
     with pytest.raises(UsageError, match="2 columns 'image'"):
-        bytes_columns(twice, "a.parquet")
+        bytes_columns(twice, "a.parquet", photo_column(twice, "a.parquet"))
     with pytest.raises(UsageError, match=r"no column of bytes \(it has n\)"):
         path = tmp_path / "n.parquet"
         parquet.write_table(pyarrow.table({"n": [1]}), path)
+        parquet_photos(Location(str(path)))
+
+
+@pytest.mark.parametrize(
+    ("columns", "given", "row", "found"),
+    [
+        ({"path": "text", "md5": "bytes"}, None, {"md5": b"0" * 16}, None),
+        ({"path": "text", "md5": "bytes"}, None, {"md5": None}, None),
+        ({"path": "text", "md5": "bytes"}, None, None, "md5"),  # by its type alone
+        ({"md5": "bytes", "image": "bytes"}, None, None, "image"),
+        ({"image": "bytes", "md5": "bytes"}, "md5", None, "md5"),
+        ({"image": "bytes", "file": "bytes"}, None, {"image": b"", "file": b"1.jpg"}, "image"),
+        ({"image": "bytes", "file": "bytes"}, "file", {"image": b"", "file": b"1.jpg"}, None),
+        ({"x": "struct", "thumb": "bytes"}, None, {"thumb": photo(1)}, "x"),
+        ({"x": "struct", "thumb": "bytes"}, "thumb", {"thumb": photo(1)}, "thumb"),
+        ({"n": "text"}, None, {"n": "1"}, None),
+    ],
+)
+def test_types_names_and_the_first_row_decide_together(columns, given, row, found):
+    kinds = {"text": pyarrow.string(), "bytes": pyarrow.binary(), "struct": pyarrow.struct({"bytes": pyarrow.binary()})}
+    schema = pyarrow.schema({name: kinds[kind] for name, kind in columns.items()})
+    values = None if row is None else [row.get(name) for name in columns]
+    assert photo_column(schema, "a.parquet", given, first_row=lambda: values) == found
+
+
+def test_a_damaged_first_row_is_one_line(tmp_path):
+    path = write(tmp_path / "a.parquet", 30, compression="none", use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    begin = parquet.ParquetFile(path).metadata.row_group(0).column(0).data_page_offset
+    content[begin : begin + 40] = b"\xff" * 40
+    path.write_bytes(content)
+    with pytest.raises(
+        StorageError, match=r"a\.parquet: its first row cannot be read: the file is damaged \([^\n]+\)\.$"
+    ):
         parquet_photos(Location(str(path)))
 
 

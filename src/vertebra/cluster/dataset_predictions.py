@@ -11,8 +11,8 @@ from vertebra.cache import fingerprint
 from vertebra.errors import UsageError, VertebraError, require_positive_int
 from vertebra.loading import exported_file
 from vertebra.model_argument import resolve_model
-from vertebra.sources.parquet_bytes import holds_bytes, is_text_type
 from vertebra.sources.path_columns import name_column
+from vertebra.sources.photo_column import photo_column, text_columns
 from vertebra.storage import Location
 
 from .node_model import NodeModel
@@ -55,7 +55,7 @@ def predict_dataset(
         dataset: with a column of image bytes, or of structs with a field `bytes`, or else of paths or URIs.
         model: as `vertebra.load` takes it, or `s3://bucket/model.onnx`; the nodes are sent the exported file.
         weights: as `vertebra.load` takes them.
-        column: of the photos or their paths; None: the only column of bytes, else the one named `path` or alike.
+        column: of the photos or their paths; None: the one of bytes, found by type and name, else the one named `path`.
         top: number of classes, best first.
         embed: add the column `embedding`: the input of the classifier layer.
         threads: of each actor.
@@ -134,10 +134,10 @@ class DatasetActor:
 
 
 def require_columns(schema: Any, column: str | None, form: JsonLines) -> tuple[str, bool]:
-    """Return `photo_column`; a `UsageError` if the results have a column that an Arrow schema has already."""
+    """Return `photo_or_path_column`; a `UsageError` if the results have a column that an Arrow schema has already."""
     from vertebra.runtime.parquet_format import result_table
 
-    found = photo_column(schema, column)
+    found = photo_or_path_column(schema, column)
     for name in result_table([], form).drop_columns(["path"]).column_names:
         if name in schema.names:
             raise UsageError(f"the dataset has a column {name!r} already. Rename it: rename_columns({{{name!r}: …}}).")
@@ -171,29 +171,20 @@ def _read(path: str | None) -> Photo:
         return Photo(path, error=str(error))
 
 
-def photo_column(schema: Any, column: str | None) -> tuple[str, bool]:
+def photo_or_path_column(schema: Any, column: str | None) -> tuple[str, bool]:
     """Return the column of the photos in an Arrow schema, and whether it has paths.
 
     Raises:
         UsageError: there is none, or several.
     """
-    names = list(schema.names)
-    if column is not None and column not in names:
-        raise UsageError(f"the dataset has no column {column!r}; it has {', '.join(map(repr, names))}.")
-    fields = [schema.field(column)] if column is not None else list(schema)
-    found = [field.name for field in fields if holds_bytes(field.type) is not None]
-    if len(found) > 1:
-        raise UsageError(
-            f"the dataset has {len(found)} columns of bytes: {', '.join(map(repr, found))}. Say which has the photos: "
-            f"column={found[0]!r}."
-        )
-    if found:
-        return found[0], False
-    texts = [field.name for field in fields if is_text_type(field.type)]
-    path = texts[0] if column is not None and texts else name_column(texts)
+    there = f"it has {', '.join(map(repr, schema.names))}"
+    if column is not None and column not in schema.names:
+        raise UsageError(f"the dataset has no column {column!r}; {there}.")
+    photo = photo_column(schema, "the dataset", column, option=lambda name: f"column={name!r}")
+    if photo is not None:
+        return photo, False
+    texts = text_columns(schema)
+    path = name_column(texts) if column is None else column if column in texts else None
     if path is None:
-        raise UsageError(
-            f"the dataset has no column of image bytes or paths; it has {', '.join(map(repr, names))}. Say which: "
-            "column=…"
-        )
+        raise UsageError(f"the dataset has no column of image bytes or paths; {there}. Say which: column=…")
     return path, True

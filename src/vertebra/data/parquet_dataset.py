@@ -7,21 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from vertebra.sources.parquet_bytes import open_parquet
-from vertebra.sources.photo_column import photo_column
+from vertebra.sources.parquet_bytes import open_parquet, photo_column_of
 from vertebra.sources.photo_place import StoredPhoto
 from vertebra.sources.table_file import Table, read_parquet
 from vertebra.storage import Location
 
 from .dataset import DataError, Dataset, Photo
 from .folder_tree import examples
-from .label_names import Ignored, argument, merge_spellings
-from .shard_files import ShardFile, ShardFiles, class_names, find_shards
+from .label_names import Ignored, argument
+from .shard_files import ShardFile, ShardFiles, class_label, class_names, find_shards
 from .shard_labels import is_number
 from .table import labelled_rows
 from .table_columns import TableOptions
 from .table_paths import Row
-from .webdataset import named_labels
+from .webdataset import named_dataset, named_labels
 
 
 def read_parquet_photos(text: str, *, ignore: Sequence[str] = (), options: TableOptions) -> Dataset:
@@ -36,10 +35,11 @@ def read_parquet_photos(text: str, *, ignore: Sequence[str] = (), options: Table
     ignored = Ignored(ignore)
     files = find_shards(text, "parquet", ignored)
     notes = list(files.notes)
-    rows: list[tuple[ShardFile, Row]] = []
+    photos: list[Photo] = []
     first: dict[str, str] = {}
     seen: list[str] = [file.shown for file in files.files]
     empty = []
+    column = "" if options.path_column is None else f"{options.path_column}:"
     columns: dict[tuple[str, bool], Location] = {}  # of labels, and whether they are bare numbers → the first file
     names: dict[Location, list[str]] = {}  # of classes, that a file has itself
     for file in files.files:
@@ -58,34 +58,21 @@ def read_parquet_photos(text: str, *, ignore: Sequence[str] = (), options: Table
             if row.split is not None and ignored.has(row.split):
                 continue
             first.setdefault(row.label, f"{file.location}::{row.path}")
-            rows.append((file, row))
-    if not rows:
+            photos.append(Photo(StoredPhoto(str(file.location), f"{column}{row.path}"), row.label, row.split))
+    if not photos:
         ignored.check(seen, text)
         raise DataError(f"{text} has no rows to read.")
     if empty:
         notes.append(f"Without any row, and left out: {examples(empty)}.")
     _require_same_labels(columns, names)
     labels = {label: label for label in first}
-    column = "" if options.path_column is None else f"{options.path_column}:"
     note: tuple[str, ...] = ()
     if not names:
         labels, note = named_labels(first, files, ignored)
     else:
         _require_same_names(names, files, ignored)
     ignored.check(seen, text)
-    classes, joined = merge_spellings({labels[label]: where for label, where in first.items()}, text)
-    photos = tuple(
-        Photo(StoredPhoto(str(file.location), f"{column}{row.path}"), classes[labels[row.label]], row.split)
-        for file, row in rows
-    )
-    return Dataset(
-        text,
-        photos,
-        tuple(sorted({photo.label for photo in photos})),
-        files.root,
-        tuple(files.others),
-        notes=(*joined, *dict.fromkeys(notes), *note),
-    )
+    return named_dataset(text, files, photos, first, labels, [*dict.fromkeys(notes), *note])
 
 
 def _require_same_labels(columns: Mapping[tuple[str, bool], Location], names: Mapping[Location, list[str]]) -> None:
@@ -132,8 +119,8 @@ def _table(location: Location, options: TableOptions) -> tuple[Table, str, dict[
     """
     table = read_parquet(location if location.is_remote else location.path)
     with open_parquet(location) as file:
-        names = _class_labels(file.schema_arrow.metadata or {})
-    photo = photo_column(location, options.path_column)
+        names = _classes_of_columns(file.schema_arrow.metadata or {})
+        photo = photo_column_of(file, location, options.path_column)
     if photo is None:
         raise DataError(
             f"{location} has no column of photos' bytes (it has {', '.join(table.names)}), as the other files have. "
@@ -152,15 +139,11 @@ def _table(location: Location, options: TableOptions) -> tuple[Table, str, dict[
     return replace(table, column=column, kinds=kinds), photo, names
 
 
-def _class_labels(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
+def _classes_of_columns(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
     """Return the names of classes that Hugging Face's features give for columns of numbers."""
     try:
         features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
-        return {
-            name: [str(each) for each in feature["names"]]
-            for name, feature in features.items()
-            if feature.get("_type") == "ClassLabel"
-        }
+        return {name: found for name, feature in features.items() if (found := class_label(feature)) is not None}
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vertebra.errors import UsageError, suggest, suggest_path
 from vertebra.file_kinds import detect_file_kind
-from vertebra.sources.photo_column import photo_column
+from vertebra.sources.parquet_bytes import open_parquet, photo_column_of
 from vertebra.sources.shard_reader import forget_shards
 from vertebra.sources.table_file import TABLE_SUFFIXES
 from vertebra.sources.tar_shards import OTHER_TARS
@@ -150,7 +150,9 @@ def _read_table(text: str, ignore: Sequence[str], options: TableOptions) -> Data
     location = Location(text)
     if location.suffix == ".parquet":
         with suppress(StorageError):  # which reading the table explains
-            if photo_column(location, options.path_column) is not None:
+            with open_parquet(location) as file:
+                photo = photo_column_of(file, location, options.path_column)
+            if photo is not None:
                 return read_parquet_photos(text, ignore=ignore, options=options)
     return read_table(location if location.is_remote else location.path, ignore=ignore, options=options)
 

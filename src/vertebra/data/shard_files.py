@@ -131,7 +131,7 @@ def find_shards(text: str, kind: str, ignored: Ignored) -> ShardFiles:
                 f"{text} stands for {len(files):,} files, and {len(missing):,} of them are not there, such as "
                 f"{missing[0]}. {suggest_path(missing[0]) or ''}".rstrip()
             )
-        root, others = _parent(files[0]), []
+        root, others = files[0].parent, []
     else:
         root = location
         found = [entry.location for entry in location.list()]
@@ -152,10 +152,6 @@ def find_shards(text: str, kind: str, ignored: Ignored) -> ShardFiles:
     splits = _splits([name for _, name in kept], text)
     shards = [ShardFile(file, name, split) for (file, name), split in zip(kept, splits, strict=True)]
     return ShardFiles(root, shards, others, notes)
-
-
-def _parent(location: Location) -> Location:
-    return Location(location.uri.rpartition("/")[0]) if location.is_remote else Location(str(location.path.parent))
 
 
 def relative(location: Location, root: Location) -> str:
@@ -223,16 +219,19 @@ def class_names(shards: ShardFiles, ignored: Ignored) -> tuple[list[str] | None,
 def _info_names(content: str) -> list[str] | None:
     """Return the names of Hugging Face's ClassLabel in the JSON of a data set's features, if there is one alone."""
     try:
-        found = list(_class_labels(json.loads(content)))
+        found = _class_labels(json.loads(content))
     except (ValueError, RecursionError):
         return None
     return found[0] if len(found) == 1 else None
 
 
 def _class_labels(value: object) -> list[list[str]]:
-    if not isinstance(value, dict):
-        return []
-    names = value.get("names")
-    if value.get("_type") == "ClassLabel" and isinstance(names, list):
-        return [[str(name) for name in names]]
-    return [found for inner in value.values() for found in _class_labels(inner)]
+    if (found := class_label(value)) is not None:
+        return [found]
+    return [each for inner in value.values() for each in _class_labels(inner)] if isinstance(value, dict) else []
+
+
+def class_label(feature: object) -> list[str] | None:
+    """Return the names of classes that one of Hugging Face's features gives; None: it is no ClassLabel."""
+    names = feature.get("names") if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None
+    return [str(name) for name in names] if isinstance(names, list) else None

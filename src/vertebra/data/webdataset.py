@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from vertebra.sources.photo_place import StoredPhoto
@@ -66,16 +66,7 @@ def read_webdataset(text: str, *, ignore: Sequence[str] = ()) -> Dataset:
     named, note = named_labels(first, shards, ignored)
     notes += sources.notes(first, named)
     ignored.check([*seen, *(shard.shown for shard in shards.files)], text)
-    classes, joined = merge_spellings({named[label]: where for label, where in first.items()}, text)
-    found = tuple(Photo(photo.path, classes[named[photo.label]], photo.split) for photo in photos)
-    return Dataset(
-        text,
-        found,
-        tuple(sorted({photo.label for photo in found})),
-        shards.root,
-        tuple(shards.others),
-        notes=(*joined, *notes, *note),
-    )
+    return named_dataset(text, shards, photos, first, named, [*notes, *note])
 
 
 def _indices(shards: Sequence[ShardFile]) -> Iterator[tuple[ShardFile, list[TarMember]]]:
@@ -133,6 +124,24 @@ def _unlabelled(place: StoredPhoto) -> DataError:
         f"class_name, category or target ({key}.txt is a caption, and no label). A tar of class folders is unpacked "
         "first (tar xf), and its folder given."
     )
+
+
+def named_dataset(
+    text: str,
+    shards: ShardFiles,
+    photos: Sequence[Photo],
+    first: Mapping[str, str],
+    names: Mapping[str, str],
+    notes: Sequence[str],
+) -> Dataset:
+    """Return the data set of photos with labels, whose classes have these `names`.
+
+    `first` has the labels with their first occurrence.
+    """
+    classes, joined = merge_spellings({names[label]: where for label, where in first.items()}, text)
+    found = tuple(Photo(photo.path, classes[names[photo.label]], photo.split) for photo in photos)
+    labels = tuple(sorted({photo.label for photo in found}))
+    return Dataset(text, found, labels, shards.root, tuple(shards.others), notes=(*joined, *notes))
 
 
 def named_labels(first: dict[str, str], shards: ShardFiles, ignored: Ignored) -> tuple[dict[str, str], tuple[str, ...]]:

@@ -16,18 +16,10 @@ from vertebra.progress import Progress
 from vertebra.storage import FileState, Location
 
 from .chunks import Chunk
-from .parquet_bytes import (
-    BytesColumns,
-    ParquetChunk,
-    bytes_columns,
-    is_text_type,
-    open_parquet,
-    row_ends,
-    row_ranges,
-)
+from .parquet_bytes import ParquetChunk, open_parquet, photo_column_of, row_ends, row_ranges
 from .path_columns import choose_path_column, name_column
 from .path_table import PathChunk, is_local, none_there, root_of
-from .photo_column import photo_column
+from .photo_column import BytesColumns, bytes_columns, photo_column, text_columns
 from .tar_shards import TarChunk
 
 R = TypeVar("R")
@@ -146,11 +138,11 @@ def _open(location: Location, chunk_photos: int, chunk_rows: int, path_column: s
     state = location.state()
     with open_parquet(location) as file:
         schema, ends = file.schema_arrow, row_ends(file)
-    texts = [column.name for column in schema if is_text_type(column.type)]
-    photo = photo_column(location, path_column)
-    columns = None
-    if photo is not None or path_column is not None or name_column(texts) is None:
-        columns = bytes_columns(schema, str(location), photo or path_column)
+        photo = photo_column_of(file, location, path_column)
+    texts = text_columns(schema)
+    if photo is None and (path_column is not None or name_column(texts) is None):
+        photo = photo_column(schema, location, path_column)  # whatever is in its first row
+    columns = bytes_columns(schema, location, photo)
     if columns is not None:
         return ParquetFile(location, state, tuple(row_ranges(ends, chunk_rows)), columns, None)
     if path_column is not None and path_column in schema.names and path_column not in texts:

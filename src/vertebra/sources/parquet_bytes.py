@@ -17,7 +17,7 @@ from vertebra.errors import UsageError, first_line, require_extra, suggest
 from vertebra.storage import FileState, Location, StorageError
 
 from .chunks import Record
-from .path_columns import name_column
+from .photo_column import BytesColumns, bytes_columns, photo_column
 from .reading import reading, require_state
 
 ROWS = 16  # that are decoded at a time
@@ -25,72 +25,6 @@ TEXT_ROWS = 1024  # the same of a column of text
 MAX_PIECES = 16  # of a row group: each is decoded from the row group's begin
 _READ = 8_388_608  # bytes that are read at once of a column: over a network, each is a request
 _CACHED = 64_000_000  # bytes of a row group that is kept as a whole for reading its rows in any order
-
-
-@dataclass(frozen=True)
-class BytesColumns:
-    """Where the photos of a Parquet file are."""
-
-    photo: str  # of bytes, or a struct with a field `bytes`
-    is_struct: bool
-    name: str | None = None  # of text: the photo's path, which names it
-
-    def names(self) -> list[str]:
-        """The columns to read; of a struct, its bytes alone."""
-        photo = f"{self.photo}.bytes" if self.is_struct else self.photo
-        return [photo, *([self.name] if self.name is not None else [])]
-
-
-def bytes_columns(schema: Any, file: str, given: str | None = None) -> BytesColumns | None:
-    """Find the column with the bytes of photos in an Arrow schema; None: there is none, and `given` names no such.
-
-    It is the only column of bytes, or the only struct with a field `bytes`. A column `path`, `file_name` or of a like
-    name beside it names the photos.
-
-    Raises:
-        UsageError: there are several, of which `given` names none.
-    """
-    names = [column.name for column in schema]
-    found = {column.name: is_struct for column in schema if (is_struct := holds_bytes(column.type)) is not None}
-    if given is not None:
-        if given not in found:
-            return None
-        photo = given
-    elif len(found) > 1:
-        raise UsageError(
-            f"{file} has {len(found)} columns of bytes: {', '.join(map(repr, found))}. Say which has the photos: "
-            f"--path-column {next(iter(found))}."
-        )
-    elif not found:
-        return None
-    else:
-        photo = next(iter(found))
-    if names.count(photo) > 1:
-        raise UsageError(f"{file} has {names.count(photo)} columns {photo!r}. Give them different names.")
-    texts = [column.name for column in schema if is_text_type(column.type)]
-    return BytesColumns(photo, found[photo], name_column(texts))
-
-
-def holds_bytes(kind: Any) -> bool | None:
-    """Whether a type is a struct with bytes (True), is bytes itself (False), or neither (None)."""
-    import pyarrow
-
-    types = pyarrow.types
-    kind = kind.value_type if types.is_dictionary(kind) else kind
-    if types.is_struct(kind):
-        at = kind.get_field_index("bytes")
-        return True if at >= 0 and holds_bytes(kind.field(at).type) is False else None
-    is_bytes = types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
-    return False if is_bytes or types.is_binary_view(kind) else None
-
-
-def is_text_type(kind: Any) -> bool:
-    """Whether an Arrow type is text, of a dictionary too."""
-    import pyarrow
-
-    types = pyarrow.types
-    kind = kind.value_type if types.is_dictionary(kind) else kind
-    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
 @contextlib.contextmanager
@@ -111,6 +45,22 @@ def open_parquet(location: Location) -> Iterator[Any]:
         except pyarrow.ArrowInvalid as error:
             raise StorageError(f"{location} is no Parquet file, or is cut off ({first_line(error)}).") from error
         yield opened
+
+
+def photo_column_of(file: Any, location: Location, given: str | None = None) -> str | None:
+    """Return `photo_column` of an open file, by its first row too.
+
+    Raises:
+        UsageError: there are several.
+        StorageError: the row cannot be read.
+    """
+
+    def first_row() -> list[Any] | None:
+        with reading_rows(location, "its first row"):
+            batch = next(file.iter_batches(batch_size=1), None)
+            return None if batch is None or not batch.num_rows else [column[0].as_py() for column in batch.columns]
+
+    return photo_column(file.schema_arrow, location, given, first_row=first_row)
 
 
 # --- for predictions --------------------------------------------------------------------------------------------------
@@ -146,7 +96,7 @@ class ParquetChunk:
                 for name, content in _rows(file, self.columns, self.first, self.rows):
                     yield _record(self.location, self.first + given, name, content)
                     given += 1
-            except arrow_errors() as error:
+            except _arrow_errors() as error:
                 if isinstance(error, OSError) and error.errno is not None:
                     raise  # of the file system
                 for row in range(self.first + given, self.first + self.rows):
@@ -173,7 +123,21 @@ def _record(location: Location, row: int, path: str | None, content: bytes | Non
     return Record(name, content) if content else Record(name, error=f"{where} is empty")
 
 
-def arrow_errors() -> tuple[type[Exception], ...]:
+@contextlib.contextmanager
+def reading_rows(location: Location, what: str) -> Iterator[None]:
+    """Convert what an open Parquet file raises in the block, which reads `what`, to a `StorageError`."""
+    with reading(location):
+        try:
+            yield
+        except _arrow_errors() as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # of the file system
+            raise StorageError(
+                f"{location}: {what} cannot be read: the file is damaged ({first_line(error)})."
+            ) from error
+
+
+def _arrow_errors() -> tuple[type[Exception], ...]:
     """Return what reading a damaged Parquet file raises."""
     import pyarrow
 
@@ -280,11 +244,8 @@ class ParquetPhotos:
         if name not in self.names:
             hint = suggest(name, self.names)
             raise UsageError(f"{self.location} has no column {name!r} (it has {', '.join(self.names)}). {hint}".strip())
-        with reading(self.location):
-            try:
-                values: list[Any] = self._opened().read(columns=[name]).column(0).to_pylist()
-            except arrow_errors() as error:
-                raise self._damaged(f"its column {name!r}", error) from error
+        with reading_rows(self.location, f"its column {name!r}"):
+            values: list[Any] = self._opened().read(columns=[name]).column(0).to_pylist()
         return values
 
     def read(self, row: int) -> bytes | None:
@@ -296,17 +257,14 @@ class ParquetPhotos:
         if not 0 <= row < len(self):
             raise StorageError(f"{self.location} has no row {row:,}; it has {len(self):,}.")
         group, within = self.place(row)
-        try:
-            with reading(self.location):
-                if self._group is None or self._group[0] != group:
-                    metadata = self._opened().metadata.row_group(group)
-                    if metadata.total_byte_size > _CACHED:
-                        return self._read_on(group, row)
-                    rows = _rows(self._opened(), self.columns, row - within, metadata.num_rows)
-                    self._group = group, [content for _, content in rows]
-                return self._group[1][within]
-        except arrow_errors() as error:
-            raise self._damaged(f"row {row:,}", error) from error
+        with reading_rows(self.location, f"row {row:,}"):
+            if self._group is None or self._group[0] != group:
+                metadata = self._opened().metadata.row_group(group)
+                if metadata.total_byte_size > _CACHED:
+                    return self._read_on(group, row)
+                rows = _rows(self._opened(), self.columns, row - within, metadata.num_rows)
+                self._group = group, [content for _, content in rows]
+            return self._group[1][within]
 
     def _read_on(self, group: int, row: int) -> bytes | None:
         """Read on to a row of a large row group, or from the row group's begin where that lies behind."""
@@ -329,9 +287,6 @@ class ParquetPhotos:
             self._file = self._stack.enter_context(open_parquet(self.location))
         return self._file
 
-    def _damaged(self, what: str, error: Exception) -> StorageError:
-        return StorageError(f"{self.location}: {what} cannot be read: the file is damaged ({first_line(error)}).")
-
     def __getstate__(self) -> dict[str, Any]:
         """What another process opens anew."""
         kept = ("location", "state", "columns", "ends", "names")
@@ -342,7 +297,7 @@ class ParquetPhotos:
 
 
 def parquet_photos(location: Location, column: str | None = None) -> ParquetPhotos:
-    """Open a Parquet file with the bytes of photos; `column` is that of the photos, if there are several of bytes.
+    """Open a Parquet file with the bytes of photos, in the column that is given or found.
 
     Raises:
         UsageError: it has no column of bytes, or several.
@@ -350,8 +305,10 @@ def parquet_photos(location: Location, column: str | None = None) -> ParquetPhot
     """
     state = location.state()
     with open_parquet(location) as file:
-        columns = bytes_columns(file.schema_arrow, str(location), column)
-        names = tuple(file.schema_arrow.names)
+        schema = file.schema_arrow
+        photo = column or photo_column_of(file, location) or photo_column(schema, location)
+        columns = bytes_columns(schema, location, photo)
+        names = tuple(schema.names)
         ends = row_ends(file)
     if columns is None:
         wanted = f"no column {column!r} of bytes" if column is not None else "no column of bytes"

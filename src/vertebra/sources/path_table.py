@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from vertebra.errors import DataError, UsageError, first_line
-from vertebra.storage import FileState, Location, StorageError
+from vertebra.errors import DataError, UsageError
+from vertebra.storage import FileState, Location
 from vertebra.storage.file_systems import REMOTE_SCHEMES
 
 from .chunks import Record
 from .listing import Listed, ListingWriter, read_photos
-from .parquet_bytes import arrow_errors, column_values, open_parquet, row_name, rows_name
+from .parquet_bytes import column_values, open_parquet, reading_rows, row_name, rows_name
 from .path_columns import PATHS, choose_path_column, column_key
 from .reading import reading, require_state
 from .text_table import TextTable
@@ -28,9 +28,7 @@ _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 
 def root_of(table: Location, image_root: str | None) -> Location:
     """Return the folder that relative paths are looked up in: the table's own, unless another is given."""
-    if image_root is not None:
-        return Location(image_root)
-    return Location(table.uri.rpartition("/")[0]) if table.is_remote else Location(str(table.path.parent))
+    return table.parent if image_root is None else Location(image_root)
 
 
 def resolve(path: str | None, root: Location, where: str) -> Listed:
@@ -174,11 +172,8 @@ class PathChunk:
             StorageError: the file cannot be read, or has changed since it was listed.
         """
         require_state(self.location, self.state)
-        with open_parquet(self.location) as file:
-            try:
-                paths = list(column_values(file, self.column, self.first, self.rows))
-            except arrow_errors() as error:
-                raise StorageError(f"{self.name} cannot be read ({first_line(error)}).") from error
+        with open_parquet(self.location) as file, reading_rows(self.location, f"its column {self.column!r}"):
+            paths = list(column_values(file, self.column, self.first, self.rows))
         return [
             resolve(path, self.root, row_name(self.location, self.first + index)) for index, path in enumerate(paths)
         ]

@@ -22,7 +22,6 @@ from vertebra.storage.kept_files import ask_again
 from vertebra.storage.local_cache import local_copy
 
 from .parquet_bytes import parquet_photos
-from .photo_column import photo_column
 from .reading import reading
 from .shard_cache import open_cached
 from .tar_shards import tar_index
@@ -129,7 +128,7 @@ def _opened_parquet(location: Location, column: str | None) -> _Shard:
     state = location.state()
 
     def write(target: IO[bytes]) -> None:
-        photos = parquet_photos(location, column or photo_column(location, None))
+        photos = parquet_photos(location, column)
         ends, end = [], 0
         for row in range(len(photos)):
             content = photos.read(row) or b""

@@ -12,6 +12,7 @@ from typing import Any
 from vertebra.errors import DataError, first_line, require_extra
 from vertebra.storage import Location
 
+from .photo_column import value_type
 from .text_table import TextTable
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".parquet")
@@ -88,8 +89,5 @@ def read_parquet(path: Path | Location) -> Table:
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or first_line(error)}).") from error
     names = tuple(file.schema_arrow.names)
-    # Of a dictionary-encoded column, the type of its values.
-    kinds = tuple(
-        str(kind.value_type if pyarrow.types.is_dictionary(kind) else kind) for kind in file.schema_arrow.types
-    )
+    kinds = tuple(str(value_type(kind)) for kind in file.schema_arrow.types)
     return Table(str(path), names, file.metadata.num_rows, lambda index: f"row {index + 1}", column, kinds)

@@ -73,6 +73,11 @@ class Location:
         """The suffix of the name in lower case, such as `.tar`."""
         return os.path.splitext(self.name)[1].lower()  # noqa: PTH122 - no path of this system
 
+    @property
+    def parent(self) -> Location:
+        """The folder that it is in."""
+        return Location(self.uri.rpartition("/")[0]) if self.is_remote else Location(str(self.path.parent))
+
     def __truediv__(self, name: str) -> Location:
         if not self.is_remote:
             return Location(str(self.path / name))
