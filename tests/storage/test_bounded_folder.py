@@ -68,7 +68,7 @@ def test_what_is_being_written_stays_until_its_writer_is_gone(tmp_path):
     put(tmp_path / "x" / ".1.0123.tmp", 30)
     put(tmp_path / "y" / "1", 30)
     for name in "xy":
-        os.utime(tmp_path / name, (0, time.time() - 1000))
+        os.utime(tmp_path / name, (0, time.time() - 9000))
     put(tmp_path / ".2.0123.tmp", 2000)
     folder = BoundedFolder(tmp_path, in_use=10)
     assert not folder.make_room(2500) and names(tmp_path) == [".2.0123.tmp", "x/.1.0123.tmp"]
@@ -94,11 +94,13 @@ def test_what_has_vanished_or_cannot_be_deleted(tmp_path, monkeypatch):
     assert not folder.make_room(3000) and names(tmp_path) == ["a"]
 
 
-def test_a_copy_that_somebody_waits_for_keeps_its_folder(tmp_path):
+def test_a_copy_that_somebody_waits_for_keeps_its_folder(tmp_path, monkeypatch):
     put(tmp_path / "x" / "1", 10), put(tmp_path / "x" / ".1.lock", 10)
     assert delete_copy(tmp_path / "x") and names(tmp_path) == ["x/.1.lock"]
     (tmp_path / "x" / ".1.lock").unlink()
     assert delete_copy(str(tmp_path / "x")) and not (tmp_path / "x").exists()
+    assert delete_copy(tmp_path / "x")
+    monkeypatch.setattr(bounded_folder.Path, "is_dir", lambda path: True)  # another process was first
     assert delete_copy(tmp_path / "x")
 
 
@@ -106,6 +108,7 @@ def test_a_full_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(bounded_folder.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 200}))
     put(tmp_path / "a", 10)
     assert BoundedFolder(tmp_path).limit() == 600
+    assert BoundedFolder(tmp_path, parts=2).limit() == 550
     whole = BoundedFolder(tmp_path, disk_share=1.0)
     assert not whole.make_room(1201) and names(tmp_path) == ["a"]
     assert whole.make_room(1200) and not names(tmp_path)
