@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +34,25 @@ CANDIDATES = (
 
 def pixels(name: str) -> tuple[Any, Any]:
     """Pixels to calibrate on and to judge on, (N, H, W, 3)."""
-    from vertebra.decoding import decode
     from vertebra.models import get_model_weights
-    from vertebra.pixels import resize_and_crop
 
     steps = get_model_weights(name)["DEFAULT"].preprocessing
     imagenet = sorted((DATA / "imagenet-photos").iterdir())
-    caltech = sorted((DATA / "caltech101").rglob("*.jpg"))
-    paths = [*imagenet[::2], *imagenet[1::2], *caltech[:: max(1, len(caltech) // OTHERS)][:OTHERS]]
-    found = np.stack([resize_and_crop(decode(path, decoding=steps.decoding).picture, steps) for path in paths])
+    found = network_input([*imagenet[::2], *imagenet[1::2], *caltech_photos()], steps)
     return found[:CALIBRATION], found[CALIBRATION:]
+
+
+def caltech_photos() -> list[Path]:
+    """Photos of Caltech-101, evenly over its classes."""
+    found = sorted((DATA / "caltech101").rglob("*.jpg"))
+    return found[:: max(1, len(found) // OTHERS)][:OTHERS]
+
+
+def network_input(paths: Sequence[Path], steps: Any) -> Any:
+    """Pixels (N, H, W, 3) as the network's preprocessing makes them."""
+    from vertebra.pixels import network_pixels
+
+    return np.stack([network_pixels(path, steps) for path in paths])
 
 
 def float_file(name: str, path: str) -> None:
@@ -68,7 +77,16 @@ def float_file(name: str, path: str) -> None:
     vertebra.export(network, path, preprocessing=steps)
 
 
-def library(model: onnx.ModelProto, photos: Any, method: str) -> onnx.ModelProto:
+def left_out(model: onnx.ModelProto) -> list[str]:
+    """The nodes that the library is to leave in float32: those that Vertebra leaves."""
+    from vertebra.export.int8_plan import quantisable
+    from vertebra.export.onnx_model import OnnxModel
+
+    candidates = {*quantisable(OnnxModel(model)), *(n.name for n in model.graph.node if n.op_type in ("Relu", "Clip"))}
+    return [node.name for node in model.graph.node if node.name not in candidates]
+
+
+def library(model: onnx.ModelProto, photos: Any, method: str, excluded: Sequence[str]) -> onnx.ModelProto:
     """The model as `quantize_static` makes it: QDQ, uint8 activations, int8 weights per channel."""
     from onnxruntime.quantization import (
         CalibrationDataReader,
@@ -78,9 +96,6 @@ def library(model: onnx.ModelProto, photos: Any, method: str) -> onnx.ModelProto
         quantize_static,
     )
 
-    from vertebra.export.int8_plan import quantisable
-    from vertebra.export.onnx_model import OnnxModel
-
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             self.images = iter(photos)
@@ -89,7 +104,6 @@ def library(model: onnx.ModelProto, photos: Any, method: str) -> onnx.ModelProto
             image = next(self.images, None)
             return None if image is None else {"image": image[None]}
 
-    candidates = {*quantisable(OnnxModel(model))}
     model = onnx.ModelProto.FromString(model.SerializeToString())  # the library moves the weights of what it is given
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "int8.onnx")
@@ -102,18 +116,14 @@ def library(model: onnx.ModelProto, photos: Any, method: str) -> onnx.ModelProto
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=getattr(CalibrationMethod, method),
-            nodes_to_exclude=[
-                node.name
-                for node in model.graph.node
-                if node.name not in candidates and node.op_type not in ("Relu", "Clip")
-            ],
+            nodes_to_exclude=list(excluded),
         )
         return onnx.load(path)
 
 
 def ours(model: onnx.ModelProto, photos: Any, part: str) -> onnx.ModelProto:
     """The model as Vertebra makes it, one part of it replaced."""
-    from vertebra.export import int8_plan
+    from vertebra.export import activation_ranges, int8_plan
     from vertebra.export.onnx_model import OnnxModel
     from vertebra.export.weight_rounding import nearest_levels
     from vertebra.progress import silent
@@ -122,18 +132,27 @@ def ours(model: onnx.ModelProto, photos: Any, part: str) -> onnx.ModelProto:
         largest = np.abs(weight.reshape(len(weight), -1)).max(1)
         return np.where(largest > 0, largest / 63, 1).astype(np.float32)
 
-    def extremes(graph: Any, images: Any, extent: Any, count: Any) -> Any:
-        return {name: (float(found.low.min()), float(found.high.max())) for name, found in extent.items()}
-
-    replaced: dict[str, tuple[str, Callable[..., Any]]] = {
-        "min-max ranges": ("ranges", extremes),
-        "each weight rounded alone": ("best_levels", lambda weight, scale, _: nearest_levels(weight, scale)),
-        "7-bit weights": ("weight_scales", seven_bits),
-        "normalisation not fused": ("fuse_normalisation", lambda model: model),
+    replaced: dict[str, tuple[Any, str, Callable[..., Any]]] = {
+        "min-max ranges": (activation_ranges, "best_range", lambda low, high, counts: (low, high)),
+        "each weight rounded alone": (
+            int8_plan,
+            "best_levels",
+            lambda weight, scale, _: nearest_levels(weight, scale),
+        ),
+        "7-bit weights": (int8_plan, "weight_scales", seven_bits),
+        "normalisation not fused": (int8_plan, "fuse_normalisation", lambda model: model),
     }
     if part in replaced:
-        setattr(int8_plan, *replaced[part])
+        setattr(*replaced[part])
     return int8_plan.prepare_plan(OnnxModel(model), photos, silent).write()
+
+
+def export_by_library(model: str, excluded: str, folder: str, out: str) -> None:
+    """`quantize_static` from a float file to an int8 file, calibrated on every second photo of a folder."""
+    from vertebra.card import read_card
+
+    photos = network_input(sorted(Path(folder).iterdir())[::2], read_card(model).preprocessing)
+    onnx.save(library(onnx.load(model), photos, "MinMax", json.loads(Path(excluded).read_text())), out)
 
 
 def session(model: onnx.ModelProto) -> Any:
@@ -149,9 +168,13 @@ def worker(name: str, path: str, candidate: str, rounds: int) -> None:
     logging.disable(logging.WARNING)
     photos, judged = (np.load(f"{path}.npz")[key] for key in ("calibration", "judged"))
     model = onnx.load(path)
+    excluded = left_out(model)
     started = time.process_time()
     kind, _, method = candidate.partition(" ")
-    int8 = library(model, photos, method) if kind == "onnxruntime" else ours(model, photos, candidate)
+    if kind == "onnxruntime":
+        int8 = library(model, photos, method, excluded)
+    else:
+        int8 = ours(model, photos, candidate)
     row: dict[str, Any] = {"cpu_seconds": round(time.process_time() - started, 1)}
     row["peak_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
     row["mb"] = round(int8.ByteSize() / 1e6, 2)
@@ -219,5 +242,7 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
         _, _, name, path, candidate, rounds = sys.argv
         worker(name, path, candidate, int(rounds))
+    elif sys.argv[1:2] == ["--library"]:
+        export_by_library(*sys.argv[2:])
     else:
         _common.main("quantisers", measure, render, n=40)

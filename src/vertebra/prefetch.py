@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Generic, TypeVar
 
@@ -52,7 +52,7 @@ def in_order(
     workers: int,
     chunk: int,
     window: int = WINDOW,
-) -> Iterator[R]:
+) -> Generator[R, None, None]:
     """Apply `work` to `chunk` items at a time in `workers` threads; yield results in the order of the items.
 
     At most `window` chunks are read but not yet yielded. An exception of
@@ -60,16 +60,17 @@ def in_order(
     """
     state: _State[T, R] = _State(iter(items), chunk, window)
     threads = [threading.Thread(target=state.serve, args=(work,), daemon=True) for _ in range(workers)]
-    for thread in threads:
-        thread.start()
     try:
+        for thread in threads:
+            thread.start()
         yield from state.results()
     finally:
         state.stop()
         # Threads that wait for a download or for standard input must not delay Ctrl-C.
         end = time.monotonic() + _JOIN_TIMEOUT
         for thread in threads:
-            thread.join(max(0.0, end - time.monotonic()))
+            if thread.is_alive():  # Ctrl-C may have come before it was started
+                thread.join(max(0.0, end - time.monotonic()))
 
 
 class _State(Generic[T, R]):

@@ -2,8 +2,12 @@
 
 import argparse
 import json
+import os
+import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -172,6 +176,52 @@ def test_too_few_photos(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert not (tmp_path / "m.onnx").exists()
 
 
+@pytest.mark.parametrize(
+    ("readable", "broken", "code", "message"),
+    [
+        (0, 0, 2, "has no photos. Give a folder with some."),
+        (0, 25, 1, "none of the 25 photos could be read."),
+        (12, 13, 2, "12 photos are too few to quantise by"),
+    ],
+)
+def test_folders_that_cannot_calibrate(
+    readable: int, broken: int, code: int, message: str, tiny_export: "Exported", tmp_path: Path
+) -> None:
+    (tmp_path / "photos").mkdir()
+    for number in range(broken):
+        (tmp_path / "photos" / f"{number:02}.jpg").write_bytes(b"no picture")
+    found, printed, error, out = tiny_export(readable)
+    *left_out, last = error.splitlines()
+    assert (found, printed) == (code, "") and message in last
+    assert len(left_out) == broken and all("left out: " in line for line in left_out)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("where", ["a thread of a pass", "rounding", "reading photos"])
+def test_ctrl_c_writes_nothing(where: str, tiny_export: "Exported", monkeypatch: pytest.MonkeyPatch) -> None:
+    from vertebra import pixels
+    from vertebra.export import activation_ranges, int8_plan
+
+    places: dict[str, tuple[object, str]] = {
+        "a thread of a pass": (activation_ranges.HistogramObserver, "reduce"),
+        "rounding": (int8_plan, "best_levels"),
+        "reading photos": (pixels, "network_pixels"),
+    }
+    holder, name = places[where]
+    work, calls = getattr(holder, name), iter(range(1_000))
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        if next(calls) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return work(*arguments, **options)
+
+    monkeypatch.setattr(holder, name, interrupted)
+    threads = threading.active_count()
+    code, printed, error, out = tiny_export(24)
+    assert (code, printed) == (130, "") and "stopped. Nothing was written." in error
+    assert not out.exists() and threading.active_count() == threads
+
+
 # --- how good int8 is, and how well that is known --------------------------------------------------------------------
 
 CROP = 32
@@ -213,7 +263,7 @@ def tiny_export(
     monkeypatch.setattr(int8, "time_sessions", lambda sessions, image: [2.0, 1.0])
 
     def run(photos: int, *options: str, labelled: bool = True) -> tuple[int, str, str, Path]:
-        pixels = synthetic_photos(photos, CROP)
+        pixels = synthetic_photos(max(photos, 1), CROP)[:photos]
         answers = reference(tiny.network, tiny.card.preprocessing, 1.0, pixels)[0].argmax(1)
         for number, (picture, answer) in enumerate(zip(pixels, answers, strict=True)):
             name = ("ant", "Bee", "CAT")[answer] if labelled else "all"

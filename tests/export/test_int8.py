@@ -16,13 +16,15 @@ from vertebra.card import Preprocessing
 from vertebra.errors import UsageError
 from vertebra.export import Calibration, ExportError, ExportReport, Verdict, export, int8, int8_plan, labels_of
 from vertebra.export.accuracy_check import judge, min_folder_size, split_sizes
-from vertebra.export.activation_ranges import Extent, extents, run, second_moments
+from vertebra.export.activation_pass import ActivationPass
+from vertebra.export.activation_ranges import Extent, ExtentObserver, HistogramObserver, best_range
 from vertebra.export.deployed_network import trace
 from vertebra.export.export_copy import copy_for_export
 from vertebra.export.input_fusion import fuse_normalisation
 from vertebra.export.onnx_model import OnnxModel
 from vertebra.export.photo_labels import require_class_order
 from vertebra.export.qdq_writer import Scale, Writer
+from vertebra.export.second_moments import MomentObserver, split_by_memory
 from vertebra.export.weight_rounding import best_levels, nearest_levels, weight_scales
 from vertebra.imagenet import class_names
 from vertebra.intervals import paired, wilson
@@ -173,23 +175,119 @@ def test_rounding_together_changes_outputs_less_than_rounding_each(groups: int) 
     assert error(together) < error(each) / 2
 
 
+@pytest.mark.parametrize(("outputs", "groups", "inputs"), [(24, 1, 130), (12, 3, 9), (8, 1, 200)])
+def test_rounding_is_that_of_the_inverse(outputs: int, groups: int, inputs: int) -> None:
+    """GPTQ as its paper writes it, a column at a time by the inverse of E[x xᵀ], gives the same levels."""
+    random = np.random.default_rng(0)
+    x = np.maximum(random.standard_normal((groups, 300, 8)) @ random.standard_normal((groups, 8, inputs)), 0)
+    x += 0.2 * random.standard_normal(x.shape)
+    x[..., 3] = 0  # a dead channel
+    moment = (x.transpose(0, 2, 1) @ x / 300).astype(np.float32)
+    weight = random.standard_normal((outputs, inputs)).astype(np.float32)
+    scale = (np.abs(weight).max(1) / 127).astype(np.float32)
+    expected = np.empty((groups, outputs // groups, inputs))
+    for group in range(groups):
+        second = moment[group].astype(float)
+        second[np.diag_indices(inputs)] += 0.01 * np.diag(second).mean() + 1e-9
+        order = np.argsort(-np.diag(second), kind="stable")
+        upper = np.linalg.cholesky(np.linalg.inv(second[np.ix_(order, order)])).T
+        rows = weight.reshape(groups, -1, inputs)[group][:, order].astype(float)
+        step = scale.reshape(groups, -1)[group].astype(float)
+        for i in range(inputs):
+            rounded = np.rint(rows[:, i] / step).clip(-127, 127) * step
+            rows[:, i + 1 :] -= np.outer((rows[:, i] - rounded) / upper[i, i], upper[i, i + 1 :])
+            rows[:, i] = rounded
+        expected[group][:, order] = rows
+    found = best_levels(weight, scale, moment)
+    np.testing.assert_allclose(found, expected.reshape(outputs, inputs), atol=1e-5)
+
+
 def test_second_moments_are_those_of_the_patches(floats: onnx.ModelProto) -> None:
     """At every position (the last maps are small): w E[x xᵀ] wᵀ is the mean square of the output without its bias."""
     graph = OnnxModel(floats)
-    images = synthetic_photos(4, SIZE)
     layers = [node for node in graph.weighted() if node.name in ("layer4.0.conv1", "layer4.1.conv2", "fc")]
     assert len(layers) == 3
-    for node, moment in second_moments(graph, images, layers):
+    outputs_of = [node.output[0] for node in layers]
+    activations = ActivationPass(graph, synthetic_photos(11, SIZE), [*outputs_of, *(node.input[0] for node in layers)])
+    moments = MomentObserver(graph, layers)
+    activations.observe([moments])
+    photos = list(activations.tensors(outputs_of))
+    for node, moment in moments.moments():
         weight = graph.weights[node.input[1]].reshape(len(graph.weights[node.input[1]]), -1)
-        output = np.concatenate([tensors[node.output[0]] for tensors in run(floats, images, [node.output[0]])])
+        output = np.concatenate([tensors[node.output[0]] for tensors in photos])
         bias = graph.weights[node.input[2]].reshape(-1, *[1] * (output.ndim - 2))
         squares = ((output - bias) ** 2).mean(axis=(0, *range(2, output.ndim)))
         np.testing.assert_allclose(np.einsum("ok,kl,ol->o", weight, moment[0], weight), squares, rtol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("channels", "options"),
+    [(6, {"stride": 2, "padding": 1}), (6, {"groups": 6, "padding": 2}), (8, {"groups": 2, "dilation": 2})],
+)
+def test_sampled_inputs_are_those_of_the_convolution(channels: int, options: dict[str, Any]) -> None:
+    """Strides, padding, dilation and groups: a layer's weights on its sampled inputs give its outputs."""
+    from vertebra.export.second_moments import _sample_inputs
+
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(channels, 12, (3, 5), bias=False, **options)
+    x = torch.randn(1, channels, 7, 9)
+    with torch.no_grad():
+        expected = layer(x)[0].flatten(1).numpy()
+    pads = [layer.padding[0], layer.padding[1]] * 2
+    node = onnx.helper.make_node(
+        "Conv", ["x", "w"], ["y"], "y", pads=pads, strides=layer.stride, dilations=layer.dilation, group=layer.groups
+    )
+    weight = layer.weight.detach().numpy()
+    graph: Any = SimpleNamespace(weights={"w": weight})
+    sampled = _sample_inputs(graph, node, x.numpy(), np.random.default_rng(0))  # at most 100 outputs: all
+    found = weight.reshape(layer.groups, 12 // layer.groups, -1) @ sampled
+    np.testing.assert_allclose(found.reshape(12, -1), expected, atol=1e-5)
+
+
+def test_moments_are_split_by_memory(floats: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In several passes the plan is the same."""
+    from vertebra.export import second_moments
+
+    images = synthetic_photos(6, SIZE)
+    whole = int8_plan.prepare_plan(OnnxModel(floats), images, silent)
+    monkeypatch.setattr(second_moments, "_MOMENT_BYTES", 1_000_000)
+    graph = OnnxModel(floats)
+    parts = split_by_memory(graph, graph.weighted())
+    assert len(parts) > 2 and [node for part in parts for node in part] == graph.weighted()
+    split = int8_plan.prepare_plan(graph, images, silent)
+    for name, weight in whole.graph.weights.items():
+        np.testing.assert_array_equal(split.graph.weights[name], weight)
+
+
 def test_extents(floats: onnx.ModelProto) -> None:
-    found = extents(OnnxModel(floats), synthetic_photos(3, SIZE), ["Relu_1"])["Relu_1"]
-    assert found.low.shape == (16,) and (found.low >= 0).all() and (found.high > found.low).all()
+    observer = ExtentObserver(["Relu_1"])
+    activations = ActivationPass(OnnxModel(floats), synthetic_photos(11, SIZE), ["Relu_1"])
+    activations.observe([observer])
+    found = observer.extents["Relu_1"]
+    values = np.concatenate([tensors["Relu_1"] for tensors in activations.tensors(["Relu_1"])])
+    assert values.shape[:2] == (11, 16)
+    np.testing.assert_array_equal(found.low, values.min((0, 2, 3)))
+    np.testing.assert_array_equal(found.high, values.max((0, 2, 3)))
+
+
+@pytest.mark.parametrize(("shift", "scale"), [(0, 1), (0, 1e-6), (3, 1), (-5, 1), (100, 0.01)])
+def test_best_range_has_the_least_squared_error(shift: float, scale: float) -> None:
+    """Among the same ranges, each tried by rounding every bin of the histogram."""
+    values = np.random.default_rng(0).standard_t(3, 50_000) * scale + shift
+    low, high = float(values.min()), float(values.max())
+    counts, edges = np.histogram(values, 2048)
+    centres = (edges[1:] + edges[:-1]) / 2
+
+    def error(start: float, stop: float) -> float:
+        return float(counts @ (Scale.of_range(start, stop).rounded(centres) - centres) ** 2)
+
+    fractions = np.linspace(0.3, 1, 36)
+    tried = [
+        error(start, stop)
+        for start in (low * fractions if low < 0 else [0.0])
+        for stop in (high * fractions if high > 0 else [0.0])
+    ]
+    assert error(*best_range(low, high, counts)) == pytest.approx(min(tried), rel=1e-6)
 
 
 # --- the graph --------------------------------------------------------------------------------------------------------
@@ -212,9 +310,9 @@ def test_integers_compute_what_the_pairs_say(plan: int8_plan.Plan) -> None:
 
 def test_how_far_it_is_is_told(floats: onnx.ModelProto) -> None:
     told: list[tuple[str, int, int]] = []
-    int8_plan.prepare_plan(OnnxModel(floats), synthetic_photos(5, SIZE), lambda *step: told.append(step))
-    assert [step for step in told if step[0] in ("finding extents", "finding ranges", "finding moments")] == [
-        (what, done, 5) for what in ("finding extents", "finding ranges", "finding moments") for done in (0, 2, 4)
+    int8_plan.prepare_plan(OnnxModel(floats), synthetic_photos(11, SIZE), lambda *step: told.append(step))
+    assert [step for step in told if step[0] != "rounding"] == [
+        (what, done, 11) for what in ("finding extents", "finding ranges") for done in range(11)
     ]
     rounding = [step[1:] for step in told if step[0] == "rounding"]
     assert rounding == [(done, len(rounding)) for done in range(len(rounding))] and len(rounding) > 1
@@ -514,15 +612,10 @@ def test_classes_in_another_order_are_seen() -> None:
         require_class_order((right + 1) % 3, labels, ["ant", "bee", "cat"])
 
 
-def test_a_gate_that_hardly_moves_has_a_range(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gate_that_hardly_moves_has_a_range() -> None:
     """Two neighbours of float32 leave no room for 2,048 bins in float32."""
-    from vertebra.export import activation_ranges
-
     low = np.float32(0.5)
     high = np.nextafter(low, np.float32(1))
-    monkeypatch.setattr(
-        activation_ranges, "run", lambda *arguments, **options: [{"gate": np.array([[low, high, low]])}]
-    )
-    graph = SimpleNamespace(model=None)
-    extent = {"gate": activation_ranges.Extent(np.array([low]), np.array([high]))}
-    assert activation_ranges.ranges(graph, np.zeros(0), extent) == {"gate": (0.0, pytest.approx(0.5))}
+    observer = HistogramObserver({"gate": Extent(np.array([low]), np.array([high]))})
+    observer.add([observer.reduce(0, {"gate": np.array([[low, high, low]])})])
+    assert observer.ranges() == {"gate": (0.0, pytest.approx(0.5))}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +20,7 @@ from vertebra.units import size, three_figures
 if TYPE_CHECKING:
     from vertebra.card import Card, Preprocessing
     from vertebra.export import Calibration, Int8Report
+    from vertebra.pixels import Pixels
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -237,17 +240,26 @@ def _sample_photos(option: str, folder: Path, most: int) -> list[Path]:
 def _read_pixels(paths: list[Path], preprocessing: Preprocessing, progress: Progress) -> tuple[list[Any], list[Path]]:
     """Read photos as network input, uint8 (crop, crop, 3), with their paths; print notes on broken ones."""
     from vertebra.decoding_notes import DecodingNotes
+    from vertebra.machine import usable_cores
     from vertebra.pixels import network_pixels
+    from vertebra.prefetch import in_order
 
     pixels, read, notes = [], [], DecodingNotes(preprocessing.decoding)
-    for i, path in enumerate(paths):
-        progress("reading photos", i, len(paths))
+
+    def decoded(some: Sequence[Path]) -> list[Pixels | ImageError]:
         try:
-            pixels.append(network_pixels(path, preprocessing, notes=notes))
+            return [network_pixels(path, preprocessing, notes=notes) for path in some]
         except ImageError as error:
-            typer.echo(f"vertebra: left out: {error}", err=True)
-        else:
-            read.append(path)
+            return [error]
+
+    with closing(in_order(paths, decoded, workers=usable_cores(), chunk=1)) as results:
+        for i, found in enumerate(results):
+            progress("reading photos", i, len(paths))
+            if isinstance(found, ImageError):
+                typer.echo(f"vertebra: left out: {found}", err=True)
+            else:
+                pixels.append(found)
+                read.append(paths[i])
     if not read:
         raise ImageError(f"none of the {len(paths)} photos could be read.")
     for line in notes.lines():
@@ -264,5 +276,6 @@ def _load_calibration(folder: Path, card: Card, classes: int, proof: bool, progr
     paths = _sample_photos("--calibration", folder, fitting if proof else min(MAX_CALIBRATION_PHOTOS, fitting))
     check_count(len(paths))
     pixels, read = _read_pixels(paths, card.preprocessing, progress)
+    check_count(len(read))  # those that can be read
     labels = labels_of([path.relative_to(folder) for path in read], card.classes, classes)
     return Calibration(np.stack(pixels), labels)

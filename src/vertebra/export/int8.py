@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +17,11 @@ import onnxruntime as ort
 
 from vertebra.errors import ExportError
 from vertebra.pixels import Pixels
+from vertebra.prefetch import in_order
 from vertebra.progress import Progress, silent
 
 from .accuracy_check import Calibration, Verdict, judge, min_folder_size, points
+from .activation_pass import pass_threads
 from .deployed_network import INPUT, OUTPUTS
 from .int8_plan import Plan, prepare_plan
 from .onnx_model import Array, OnnxModel
@@ -81,9 +84,7 @@ def quantise(
         answers = np.concatenate([expected, wanted]).argmax(1)
         require_class_order(answers, [*choosing.labels, *judging.labels], classes)
     plan = prepare_plan(OnnxModel(model), images, progress)
-    quantised, kept = _choose_layers(plan, choosing, expected, max_drop, progress)
-    content = quantised.SerializeToString()
-    ready = session(content)
+    quantised, ready, kept = _choose_layers(plan, choosing, expected, max_drop, progress)
     verdict = judge(wanted, predict(ready, judging.images, "evaluating int8", progress), judging.labels)
     progress("timing", 0, 1)
     float_ms, int8_ms = time_sessions([floats, ready], judging.images[:1])
@@ -95,7 +96,7 @@ def quantise(
         float_ms=float_ms,
         int8_ms=int8_ms,
         float_bytes=model.ByteSize(),
-        int8_bytes=len(content),
+        int8_bytes=quantised.ByteSize(),
         kept_float=tuple(kept),
     )
     problem = _rejection_reason(report)
@@ -136,39 +137,45 @@ def _unproven_message(report: Int8Report) -> str:
 
 def _choose_layers(
     plan: Plan, choosing: Calibration, expected: Array, max_drop: float, progress: Progress
-) -> tuple[onnx.ModelProto, list[str]]:
+) -> tuple[onnx.ModelProto, ort.InferenceSession, list[str]]:
     """Put layers back to float, the most harmful first, until the loss on these photos is allowed."""
 
-    def attempt(kept: list[str], progress: Progress) -> tuple[onnx.ModelProto, Verdict]:
+    def attempt(kept: list[str], progress: Progress) -> tuple[onnx.ModelProto, ort.InferenceSession, Verdict]:
         model = plan.write(kept)
-        found = predict(session(model.SerializeToString()), choosing.images, "predicting in int8", progress)
-        return model, judge(expected, found, choosing.labels)
+        ready = session(model.SerializeToString())
+        found = predict(ready, choosing.images, "predicting in int8", progress)
+        return model, ready, judge(expected, found, choosing.labels)
 
-    model, verdict = attempt([], progress)
+    model, ready, verdict = attempt([], progress)
     kept: list[str] = []
     if verdict.allows(max_drop):
-        return model, kept
+        return model, ready, kept
     ranking = _rank_layers(plan, choosing.images[:_SCREENED], expected[:_SCREENED], progress)
     step = 1
     while ranking and not verdict.allows(max_drop):
         kept, ranking = kept + ranking[:step], ranking[step:]
         progress("reverting layers to float32", len(kept), len(kept) + len(ranking))
-        model, verdict = attempt(kept, silent)
+        model, ready, verdict = attempt(kept, silent)
         # If single layers do not help soon, put back more at a time.
         step = max(1, len(kept) // 2)
-    return model, kept
+    return model, ready, kept
 
 
 def _rank_layers(plan: Plan, images: Pixels, expected: Array, progress: Progress) -> list[str]:
     """Rank layers by how much closer to float the network gets with only that layer in float."""
     layers = [node.name for node in plan.graph.weighted() if node.name in plan.candidates]
-    gains = {}
-    for i, name in enumerate(layers):
-        progress("ranking layers by sensitivity", i, len(layers))
-        model = plan.write([name])
-        found = predict(session(model.SerializeToString()), images)
-        gains[name] = -judge(expected, found, None).divergence
-    return sorted(layers, key=lambda name: -gains[name])
+
+    def divergence(names: Sequence[str]) -> list[float]:
+        # One thread each: writing the model and loading it use only one.
+        runtime = session(plan.write(names).SerializeToString(), threads=1)
+        return [judge(expected, predict(runtime, images), None).divergence]
+
+    divergences: dict[str, float] = {}
+    with closing(in_order(layers, divergence, workers=pass_threads(), chunk=1)) as results:
+        for name, found in zip(layers, results, strict=True):
+            progress("ranking layers by sensitivity", len(divergences), len(layers))
+            divergences[name] = found
+    return sorted(layers, key=lambda name: divergences[name])
 
 
 # --- running --------------------------------------------------------------------------------------------------------

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import onnx
 
 from vertebra.pixels import Pixels
 from vertebra.progress import Progress
 
-from .activation_ranges import MAX_INPUTS, extents, num_groups, ranges, second_moments
+from .activation_pass import ActivationPass
+from .activation_ranges import ExtentObserver, HistogramObserver
 from .input_fusion import fuse_normalisation, normalisation, normalised_range
 from .onnx_model import Array, OnnxModel
 from .qdq_writer import QUANTISABLE, Scale, Writer
+from .second_moments import MAX_INPUTS, MomentObserver, num_groups, split_by_memory
 from .weight_rounding import best_levels, nearest_levels, weight_scales
 
 
@@ -49,8 +50,15 @@ def prepare_plan(floats: OnnxModel, images: Pixels, progress: Progress) -> Plan:
     candidates = quantisable(graph)
     layers = [node for node in graph.weighted() if node.name in candidates]
     names = _int8_tensors(graph, candidates)
-    extent = extents(graph, images, names, progress)
-    found = ranges(graph, images, extent, progress)
+    small = [node for node in layers if floats.weights[node.input[1]][0].size <= MAX_INPUTS]
+    parts = split_by_memory(floats, small)
+
+    passes = ActivationPass(floats, images, names)
+    extents = ExtentObserver(names)
+    passes.observe([extents], "finding extents", progress)
+    histograms, moments = HistogramObserver(extents.extents), MomentObserver(floats, parts[0])
+    passes.observe([histograms, moments], "finding ranges", progress)
+    found = histograms.ranges()
     found.pop(next(node.input[0] for node in graph.nodes if node.op_type == "Softmax"), None)
 
     image, *steps = normalisation(floats)
@@ -58,15 +66,24 @@ def prepare_plan(floats: OnnxModel, images: Pixels, progress: Progress) -> Plan:
 
     scales: dict[str, Array] = {}
     changed: dict[str, Array] = {}
-    small = [node for node in layers if floats.weights[node.input[1]][0].size <= MAX_INPUTS]
-    without_moments = ((node, None) for node in layers if node not in small)
-    for done, (node, moment) in enumerate(chain(second_moments(floats, images, small, progress), without_moments)):
-        progress("rounding", done, len(layers))
+
+    def round_layer(node: onnx.NodeProto, moment: Array | None) -> None:
+        progress("rounding", len(changed), len(layers))
         name, source = node.input[1], node.input[0]
         weight = floats.weights[name]
-        scale = weight_scales(weight, num_groups(node), extent[source], Scale.of_range(*found[source]))
+        scale = weight_scales(weight, num_groups(node), extents.extents[source], Scale.of_range(*found[source]))
         scales[name] = scale
         changed[name] = nearest_levels(weight, scale) if moment is None else best_levels(weight, scale, moment)
+
+    for number, part in enumerate(parts):
+        if number:
+            moments = MomentObserver(floats, part)
+            passes.observe([moments], "finding moments", progress)
+        for node, moment in moments.moments():
+            round_layer(node, moment)
+    for node in layers:
+        if node not in small:
+            round_layer(node, None)
     graph.set_weights(changed)
     return Plan(graph, floats, found, scales, tuple(candidates))
 

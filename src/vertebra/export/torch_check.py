@@ -27,9 +27,10 @@ TIE = 1e-3
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
 
-def session(model: bytes) -> ort.InferenceSession:
-    """ONNX Runtime over a model in memory."""
+def session(model: bytes, threads: int = 0) -> ort.InferenceSession:
+    """ONNX Runtime over a model in memory; 0 threads: one a core."""
     options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
     options.log_severity_level = 3
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from .activation_ranges import Extent
 from .onnx_model import Array
@@ -59,7 +60,10 @@ def nearest_levels(weight: Array, scale: Array) -> Array:
 def best_levels(weight: Array, scale: Array, second_moment: Array) -> Array:
     """Weights on the grid so that outputs change least: after each weight is rounded, those still free make up for it.
 
-    GPTQ (Frantar et al. 2023, https://arxiv.org/abs/2210.17323), by columns of falling importance, all groups at once.
+    GPTQ (Frantar et al. 2023, https://arxiv.org/abs/2210.17323), by columns of falling importance, all groups at once,
+    as Babai's nearest plane: with E[x xᵀ] = U Uᵀ, U upper triangular, the outputs change by |(w - q) U|², whose i-th
+    term the i-th weight makes smallest when those before it are rounded. The same weights as by the inverse of
+    E[x xᵀ] (Chen et al. 2025, https://arxiv.org/abs/2507.18553), which takes seven times as many operations.
 
     Args:
         weight: (O, …) of O outputs in G groups, each of K inputs.
@@ -67,27 +71,46 @@ def best_levels(weight: Array, scale: Array, second_moment: Array) -> Array:
         second_moment: (G, K, K), E[x xᵀ] of the inputs.
     """
     groups, inputs = second_moment.shape[:2]
-    second = second_moment.astype(np.float64)
-    diagonal = np.einsum("gkk->gk", second)
+    diagonal = np.einsum("gkk->gk", second_moment).astype(np.float64)
     # Damped, and what is never active (a dead channel) gets a pivot of its own.
-    diagonal += _DAMPING * diagonal.mean(1, keepdims=True) + 1e-9
-    order = np.argsort(-diagonal, axis=1, kind="stable")
-    second = np.take_along_axis(np.take_along_axis(second, order[:, :, None], 1), order[:, None, :], 2)
-    upper = np.linalg.cholesky(np.linalg.inv(second)).transpose(0, 2, 1)
-    rows = weight.reshape(groups, -1, inputs).astype(np.float64)
-    rows = np.take_along_axis(rows, np.broadcast_to(order[:, None, :], rows.shape), 2)
+    damped = diagonal + _DAMPING * diagonal.mean(1, keepdims=True) + 1e-9
+    # The most important last, and rounded first: then U Uᵀ is the ordinary L Lᵀ read from its end.
+    order = np.argsort(-damped, axis=1, kind="stable")[:, ::-1]
+    lower = _cholesky(second_moment, damped, order)
+    pivots = np.einsum("gkk->gk", lower)[:, :, None]
+    rows = weight.reshape(groups, -1, inputs).astype(np.float64).transpose(0, 2, 1)  # (G, K, O/G)
+    rows = np.take_along_axis(rows, order[:, :, None], 1)
     step = scale.reshape(groups, -1).astype(np.float64)
-    for start in range(0, inputs, _BLOCK):
-        stop = min(start + _BLOCK, inputs)
-        block = rows[:, :, start:stop].copy()
-        errors = np.empty_like(block)
-        for i in range(stop - start):
-            row = upper[:, start + i, start:stop]
-            rounded = np.rint(block[:, :, i] / step).clip(-_LEVELS, _LEVELS) * step
-            errors[:, :, i] = (block[:, :, i] - rounded) / row[:, i, None]
-            block[:, :, i + 1 :] -= errors[:, :, i, None] * row[:, None, i + 1 :]
-            rows[:, :, start + i] = rounded
-        rows[:, :, stop:] -= errors @ upper[:, start:stop, stop:]
+    errors, rounded = np.empty_like(rows), np.empty_like(rows)
+    for stop in range(inputs, 0, -_BLOCK):
+        start = max(0, stop - _BLOCK)
+        # What those rounded so far ask of this block.
+        wanted = _product(lower[:, stop:, start:stop].transpose(0, 2, 1), errors[:, stop:])
+        wanted = wanted / pivots[:, start:stop] + rows[:, start:stop]
+        block = np.ascontiguousarray(lower[:, start:stop, start:stop].transpose(0, 2, 1)) / pivots[:, start:stop]
+        for i in reversed(range(stop - start)):
+            here = start + i
+            aim = wanted[:, i]
+            if here + 1 < stop:
+                aim = aim + (block[:, i : i + 1, i + 1 :] @ errors[:, here + 1 : stop])[:, 0]
+            levels = np.rint(aim / step)
+            rounded[:, here] = np.clip(levels, -_LEVELS, _LEVELS, out=levels) * step
+            np.subtract(rows[:, here], rounded[:, here], out=errors[:, here])
     result = np.empty_like(rows)
-    np.put_along_axis(result, np.broadcast_to(order[:, None, :], rows.shape), rows, 2)
-    return result.reshape(weight.shape).astype(np.float32)
+    np.put_along_axis(result, np.broadcast_to(order[:, :, None], rows.shape), rounded, 1)
+    return result.transpose(0, 2, 1).reshape(weight.shape).astype(np.float32)
+
+
+def _cholesky(second_moment: Array, diagonal: Array, order: Array) -> Array:
+    """L of the matrices (G, K, K) with this diagonal (G, K), rows and columns in this order (G, K)."""
+    ordered = np.stack([matrix[np.ix_(index, index)] for matrix, index in zip(second_moment, order, strict=True)])
+    ordered = ordered.astype(np.float64)
+    np.einsum("gkk->gk", ordered)[:] = np.take_along_axis(diagonal, order, 1)
+    # torch's takes a fifth of numpy's time.
+    lower: Array = torch.linalg.cholesky(torch.from_numpy(ordered)).numpy()
+    return lower
+
+
+def _product(a: Array, b: Array) -> Array:
+    product: Array = (torch.from_numpy(a) @ torch.from_numpy(b)).numpy()
+    return product
