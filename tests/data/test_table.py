@@ -777,8 +777,8 @@ def test_a_table_whose_photos_are_elsewhere(refusal, read, place, monkeypatch):
     assert [found.shown(photo.path) for photo in found.photos] == PATHS
     assert found.looked_in == f"relative paths are looked up in {place} (as --image-root says)"
     assert "none of its 4 photos is there" in refusal(rows("a", "b"), image_root="cat")
-    assert "there is no folder 'nowhere', which --image-root" in refusal(
-        rows("a", "b"), kind=UsageError, image_root="nowhere"
+    assert "there is no folder 'cart', which --image-root asks for. Did you mean 'cat'?" in refusal(
+        rows("a", "b"), kind=UsageError, image_root="cart"
     )
 
 

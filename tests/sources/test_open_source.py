@@ -161,6 +161,23 @@ def test_several_folders_and_photos_are_one_source_and_none_is_there_twice(tmp_p
             open_source(twice)
 
 
+@pytest.mark.parametrize("given", ["photoz", "photoz/1.jpg", "lits.csv", "train-{0..1}.tr", "fotos.parquet"])
+def test_what_is_missing_comes_with_the_nearest_name(tmp_path, given):
+    fill(tmp_path / "photos", ["1.jpg"])
+    for name in ("list.csv", "train-0.tar", "photos.parquet"):
+        (tmp_path / name).touch()
+    with pytest.raises(
+        StorageError, match=r"no such file\. Did you mean '(photos(\.parquet)?|list\.csv|train-0\.tar)'"
+    ):
+        open_source(f"{tmp_path}/{given}")
+
+
+def test_a_missing_image_root_comes_with_the_nearest_name(tmp_path):
+    fill(tmp_path / "photos", ["1.jpg"])
+    with pytest.raises(DataError, match=r"looked up in .*/photoz; there is no such folder\. Did you mean 'photos'\?$"):
+        open_source(table(tmp_path / "t.csv", ["1.jpg"]), image_root=str(tmp_path / "photoz"))
+
+
 def test_a_folder_without_photos_is_refused_and_says_what_is_there(tmp_path):
     with pytest.raises(DataError, match="there is no photo in this folder"):
         open_source(tmp_path)
@@ -168,7 +185,7 @@ def test_a_folder_without_photos_is_refused_and_says_what_is_there(tmp_path):
     (tmp_path / "notes.txt").write_text("none")
     with pytest.raises(DataError, match=r"film\.mp4"):
         open_source(tmp_path)
-    with pytest.raises(StorageError, match="there is no such file or folder"):
+    with pytest.raises(StorageError, match=r"/nowhere: no such file\.$"):
         open_source(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="no file matches"):
         open_source(f"{tmp_path}/*.tar")
@@ -209,7 +226,7 @@ def test_shards_by_pattern_range_list_and_folder(tmp_path):
     digest = open_source(tmp_path / "s").digest
     shard(files[1], ["x.jpg"])
     assert open_source(tmp_path / "s").digest != digest
-    with pytest.raises(StorageError, match=r"train-004\.tar: there is no such file"):
+    with pytest.raises(StorageError, match=r"train-004\.tar: no such file\. Did you mean 'train-003"):
         open_source(f"{tmp_path}/s/train-{{000..004}}.tar")
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from vertebra.errors import UsageError
+from vertebra.errors import UsageError, suggest_path
 from vertebra.photo_files import SUFFIXES as PHOTO_SUFFIXES
 from vertebra.photo_files import is_folder, list_entries
 from vertebra.sources.photo_place import PhotoPlace, StoredPhoto, normalized, parse_place
@@ -50,7 +50,8 @@ class PathFinder:
         local = table.parent if isinstance(table, Path) and options.image_root is None else Path(root)
         self._local_root = local  # of a table that is not local: where it is looked in is not used
         if options.image_root is not None and self._remote_root is None and not local.is_dir():
-            raise UsageError(f"there is no folder {options.image_root!r}, which --image-root asks for.")
+            hint = suggest_path(str(local))
+            raise UsageError(f"there is no folder {options.image_root!r}, which --image-root asks for. {hint}".rstrip())
         self._read_as: Counter[str] = Counter()
         self._endings: Counter[str] = Counter()
         # Folder -> its photos by stem, and by lower-case name.

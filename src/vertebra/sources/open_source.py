@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from vertebra.errors import DataError, UsageError, require_positive_int, warn
+from vertebra.missing_photos import explain_missing
 from vertebra.photo_download import is_url
 from vertebra.progress import Progress, silent
 from vertebra.storage import Location, StorageError
@@ -140,7 +141,7 @@ def _kind(place: Location | str) -> str:
     if not place.is_file():
         if place.is_remote:
             place.state()  # its error says whether the bucket is missing
-        raise StorageError(f"{place}: there is no such file or folder. Check its name.", is_missing=True)
+        raise StorageError(_sentence(explain_missing(str(place))), is_missing=True)
     if is_tar(place.name):
         return "webdataset"
     if place.name.lower().endswith(OTHER_TARS):
@@ -148,6 +149,10 @@ def _kind(place: Location | str) -> str:
     if place.suffix == ".parquet":
         return "parquet"
     return "table" if place.suffix in TABLE_SUFFIXES else "photo"
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "?")) else f"{text}."
 
 
 def _require_no_table_options(uri: str, path_column: str | None, image_root: str | None) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from vertebra.errors import DataError, UsageError
+from vertebra.errors import DataError, UsageError, suggest_path
 from vertebra.storage import FileState, Location
 from vertebra.storage.file_systems import REMOTE_SCHEMES
 
@@ -140,9 +140,12 @@ def is_local(name: str) -> bool:
 
 def none_there(table: Location, root: Location, first: str) -> DataError:
     """Return the error where no photo of a table is there."""
+    remedy = "--image-root FOLDER names another."
+    if not root.is_remote and not root.path.is_dir():
+        remedy = f"there is no such folder. {suggest_path(str(root)) or remedy}"
     return DataError(
         f"{table}: none of its first photos is there, such as {Path(first).absolute()}. Relative paths are looked up "
-        f"in {root}; --image-root FOLDER names another."
+        f"in {root}; {remedy}"
     )
 
 
