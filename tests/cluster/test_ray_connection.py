@@ -40,3 +40,12 @@ def test_what_answers_is_something_else():
         with pytest.raises(VertebraError, match="is no Ray cluster"), connected(address):
             pass
         thread.join()
+
+
+def test_a_folder_too_long_for_sockets_is_told(tmp_path, monkeypatch):
+    folder = tmp_path / ("x" * 60)
+    folder.mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(folder))
+    with pytest.raises(VertebraError) as error, connected("local"):
+        pass
+    assert f"{folder}/ray (RAY_TMPDIR)" in str(error.value) and "such as RAY_TMPDIR=/tmp" in str(error.value)

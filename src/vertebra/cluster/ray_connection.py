@@ -74,7 +74,7 @@ def _start(ray: Any, address: str) -> None:
             )
         else:
             ray.init(address=_address_for_ray(address), **quiet)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise _connection_error(address, error) from error
     finally:
         for number, handler in signals.items():
@@ -126,6 +126,12 @@ def _connection_error(address: str, error: Exception) -> VertebraError:
     if "Version mismatch" in str(error):
         text = " ".join(str(error).split())
         return VertebraError(f"the Ray cluster at {address} has other versions than this process. {text}")
+    if "AF_UNIX path length" in str(error):
+        variable = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+        return VertebraError(
+            f"Ray cannot keep its sockets in {os.environ.get(variable)}/ray ({variable}): their paths would have more "
+            "than the 107 bytes that a system takes. Give a folder of at most 38 bytes, such as RAY_TMPDIR=/tmp."
+        )
     where = "on this machine" if address in ("auto", LOCAL) else f"at {address}"
     remedy = "Start one with: ray start --head; or give --ray alone, which starts one for this command."
     if address == LOCAL:
