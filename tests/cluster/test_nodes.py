@@ -148,6 +148,15 @@ def test_a_node_that_has_another_folder_there_is_named(cluster, command, photos,
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root alone may mount")
+def test_a_node_that_lacks_one_of_several_folders_is_named(cluster, command, photos, tmp_path):
+    few = tmp_path / "few"
+    few.mkdir()
+    (few / "1.jpg").hardlink_to(photos / "0001.jpg")
+    name = cluster.add(hide=few)
+    assert f"node {name}: it does not see {few}/1.jpg" in failed_at_once([*command, few], photos, tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone may mount")
 def test_a_node_that_joins_without_the_photos_ends_the_run(cluster, command, photos, tmp_path):
     target = LocalTarget(tmp_path / "all.jsonl")
     run = bulk_runs.start([*command, photos], target)

@@ -1,9 +1,10 @@
 """An actor's calls, without Ray: a part and its record, or why there is none."""
 
 import errno
-import os
+import hashlib
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, replace
 
 import pytest
@@ -14,6 +15,8 @@ from vertebra.cluster.node_model import NodeModel
 from vertebra.cluster.parts import PartFormat
 from vertebra.cluster.prediction_actor import PredictionActor, PredictionTask
 from vertebra.errors import VertebraError
+from vertebra.runtime.prediction import Prediction
+from vertebra.runtime.predictor import Predictor
 from vertebra.sources import Record
 from vertebra.storage import Location, StorageError
 
@@ -78,6 +81,8 @@ def test_a_part_has_a_row_for_each_photo(actor, task, chunk):
     assert (found["part"], found["rows"], found["errors"], found["failure"]) == ("part-000007.jsonl", 3, 2, "")
     content = (task.target / found["part"]).read_bytes()
     assert len(content) == found["bytes"]
+    assert hashlib.sha256(content).hexdigest() == found["sha256"]
+    assert (task.target / found["part"]).path.stat().st_mtime_ns == found["mtime_ns"]
     assert content.count(b"\n") == 3
     assert b"c is denied" in content
 
@@ -129,14 +134,43 @@ def test_a_model_that_has_changed_is_refused(task):
         replace(task.model, sha256="0" * 64).load()
 
 
-def test_a_photo_of_which_processes_die_is_given_up_and_told(actor, chunk, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "gettempdir", lambda: str(tmp_path))
+@pytest.fixture
+def died(tmp_path, monkeypatch):
+    """Make what attempts at part 7 leave whose processes have died, the last at the photo of this name."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    for number in range(module.DEATHS):
-        (tmp_path / f"vertebra-seen-7-{int(dead.stdout)}-{number}").mkdir()
-    (tmp_path / f"vertebra-seen-77-{int(dead.stdout)}-x").mkdir()  # of another part
+
+    def make(count, photo=None):
+        for number in range(count):
+            (folder / f"vertebra-seen-7-{int(dead.stdout)}-{number}").mkdir()
+        if photo is not None:
+            (folder / f"vertebra-seen-7-{int(dead.stdout)}-0" / "decoding").write_text(photo)
+
+    return make
+
+
+def test_a_photo_of_which_a_process_died_alone_is_left_out(actor, task, chunk, died):
+    died(3, chunk.records[0].name)
+    found = made(actor, chunk)
+    assert (found["rows"], found["errors"], found["failure"]) == (3, 3, "")
+    assert b"the process that decoded it has died" in (task.target / found["part"]).read_bytes()
+    assert made(actor, chunk)["errors"] == 2  # tried again
+
+
+def test_photos_of_which_processes_die_are_given_up_and_told(actor, chunk, died):
+    died(3)
     found = made(actor, chunk)
     assert (found["rows"], found["fatal"]) == (0, False)
     assert found["failure"].startswith("photos 1 to 3: 3 processes have died of these photos")
-    (tmp_path / f"vertebra-seen-7-{os.getpid()}-0").mkdir()  # of one that lives
     assert made(actor, chunk)["failure"] == ""
+
+
+def test_what_two_processes_died_of_is_decoded_alone_first(actor, chunk, died, monkeypatch):
+    died(2)
+    alone = []
+    monkeypatch.setattr(Predictor, "preprocess", lambda self, image, name: alone.append(name))
+    monkeypatch.setattr(Predictor, "predict_many", lambda self, photos, **options: map(Prediction, alone))
+    assert made(actor, chunk)["rows"] == 2
+    assert alone == [record.name for record in chunk.records[:2]]

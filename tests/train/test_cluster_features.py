@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,13 +16,14 @@ from PIL import Image
 pytest.importorskip("torch")
 pytest.importorskip("ray")
 
+import deadly_photo
 from ray_cluster import RayCluster
 
 from vertebra.card import Preprocessing
 from vertebra.data import ImageInfoCache, open_dataset
 from vertebra.errors import UsageError, VertebraError
-from vertebra.train import Settings, cluster_features
-from vertebra.train.feature_actor import _Computed
+from vertebra.train import Settings, cluster_features, feature_actor
+from vertebra.train.feature_actor import FeatureTask, PhotoChunk, _Computed
 from vertebra.train.feature_store import FeatureStore
 
 PREPROCESSING = Preprocessing(32, 40, "bicubic")
@@ -113,6 +116,38 @@ def test_a_node_that_dies_costs_no_photo(tiny_model, tmp_path):
         there, err = result(process)
     assert there["features"] == here["features"] and there["infos"] == here["infos"]
     assert "has died" in err and err.count("\n") <= 3
+
+
+@pytest.mark.slow
+def test_a_photo_of_which_processes_die_is_named(tiny_model, tmp_path):
+    environment, folder = deadly_photo.made(tmp_path)
+    command = [sys.executable, "-c", DRIVER, str(folder), str(tiny_model), "local"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 1
+    said = done.stderr.splitlines()[-1]
+    assert f"{folder}/red/deadly.png: the process that decoded it has died" in said
+
+
+def test_an_actor_gives_up_what_processes_die_of(photos, tmp_path, monkeypatch):
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    node = SimpleNamespace(get_node_ip_address=lambda: "10.0.0.7")
+    monkeypatch.setattr(feature_actor, "ray_module", lambda: SimpleNamespace(get=lambda known: known, util=node))
+    actor = feature_actor.FeatureActor(FeatureTask(None, PREPROCESSING, None, "run"), np.zeros(0, np.uint64))
+    monkeypatch.setattr(actor, "_load", object)
+    places = tuple(photo.path for photo in open_dataset(photos).photos[:3])
+
+    def failure(named):
+        for number in range(3):
+            folder = tmp_path / "tmp" / f"vertebra-run-64-{int(dead.stdout)}-{number}"
+            folder.mkdir(parents=True)
+            if number < named:
+                (folder / "decoding").write_text(f"{places[number]}")
+        return actor({"number": 64, "chunk": PhotoChunk(places)})["failure"]
+
+    assert failure(0).startswith(f"{places[0]} and 2 more: 3 processes have died of these photos")
+    assert failure(1).startswith(f"{places[0]}: the process that decoded it has died")
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_a_node_that_does_not_see_a_photo_is_named(photos, tmp_path):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from vertebra.cache import fingerprint
+from vertebra.cache import checksum, fingerprint
 from vertebra.errors import UsageError, VertebraError, require_positive_int
 from vertebra.loading import exported_file
 from vertebra.model_argument import resolve_model
@@ -18,6 +19,7 @@ from vertebra.storage import Location
 from .node_model import NodeModel
 from .prediction_pipeline import TASKS_IN_FLIGHT
 from .ray_connection import ray_module
+from .worker_deaths import DeadlyWorkError, attempted, died_of
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 READERS = 8  # threads that read photos by their paths
 BATCH = 64  # rows of a call
+_END = 4_096  # bytes at either end of a photo
 # Of a thread. A half, so that what reads the dataset finds room, and actors of a node that has died do on the others.
 CPUS_PER_THREAD = 0.5
 
@@ -102,7 +105,7 @@ def predict_dataset(
     actors = concurrency or max(1, int(ray.cluster_resources().get("CPU", 1.0) // threads))
     return dataset.map_batches(
         DatasetActor,
-        fn_constructor_args=(on_nodes, ray.put(path.read_bytes()), column, form),
+        fn_constructor_args=(on_nodes, ray.put(path.read_bytes()), column, form, os.urandom(8).hex()),
         batch_size=BATCH,
         batch_format="pyarrow",
         compute=data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=TASKS_IN_FLIGHT),
@@ -113,24 +116,50 @@ def predict_dataset(
 class DatasetActor:
     """Holds the model; each call adds the result columns to a batch."""
 
-    def __init__(self, model: NodeModel, content: Any, column: str | None, form: JsonLines) -> None:
+    def __init__(self, model: NodeModel, content: Any, column: str | None, form: JsonLines, token: str) -> None:
         self._predictor: Predictor = model.load(content)
         self._predictor.runner(model.batch, tune=True)  # once a node: others wait for it
         self._column = column
         self._format = form
+        self._token = token  # of this dataset
 
     def __call__(self, batch: Any) -> Any:
         """An Arrow table → the table with the result columns."""
         from vertebra.runtime.formats import to_row
         from vertebra.runtime.parquet_format import result_table
+        from vertebra.runtime.photo import Photo
+        from vertebra.runtime.prediction import Prediction
 
         form = self._format
         place, is_path = require_columns(batch.schema, self._column, form)
-        results = self._predictor.predict_many(_photos(batch, place, is_path), top=form.top, embed=form.embed)
-        found = result_table(map(to_row, results), form).drop_columns(["path"])
+        try:
+            with attempted(f"{self._token}-{_identity(batch, place)}", f"{batch.num_rows:,} rows") as attempt:
+                attempt.decode_alone(
+                    (photo.path, partial(self._decode, photo)) for photo in _photos(batch, place, is_path)
+                )
+                photos = (
+                    Photo(photo.path, died_of(photo.path)) if photo.path in attempt.deadly else photo
+                    for photo in _photos(batch, place, is_path)
+                )
+                results = self._predictor.predict_many(photos, top=form.top, embed=form.embed)
+                found = result_table(map(to_row, results), form)
+        except DeadlyWorkError as error:
+            found = result_table([to_row(Prediction("", error=str(error)))] * batch.num_rows, form)
+        found = found.drop_columns(["path"])
         for name in found.column_names:
             batch = batch.append_column(found.schema.field(name), found.column(name))
         return batch
+
+    def _decode(self, photo: Photo) -> None:
+        self._predictor.preprocess(photo.open(), photo.path)
+
+
+def _identity(batch: Any, place: str) -> str:
+    """Return what tells a batch from the others: a checksum of its paths, or of lengths and ends of its photos."""
+    values = (value.as_py() for value in batch.column(place))
+    contents = ((value.get("bytes") if isinstance(value, dict) else value) or b"" for value in values)
+    ends = (text if isinstance(text, str) else b"%d " % len(text) + text[:_END] + text[-_END:] for text in contents)
+    return checksum(*ends).hex()
 
 
 def require_columns(schema: Any, column: str | None, form: JsonLines) -> tuple[str, bool]:

@@ -58,7 +58,7 @@ class NodeModel:
         if _has(path, self.sha256):
             return path
         if content is None:
-            raise VertebraError(f"{path} has changed or is gone. Put it back, and run the same command with --resume.")
+            raise VertebraError(f"{path} has changed or is gone. Put it back, and run the same command again.")
         kept = cache_dir() / "models" / f"{self.sha256}.onnx"
         with creation_lock(kept):
             if _has(kept, self.sha256):

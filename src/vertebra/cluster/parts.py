@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ class Part:
     bytes: int
     rows: int
     errors: int  # rows with an error
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -59,4 +61,6 @@ class PartFormat:
             else:
                 file.write(format.head)
                 file.writelines(map(format.line, counted()))
-        return Part(path.stat().st_size, rows, errors)
+        with storage_errors(str(path), "read"), path.open("rb") as written:  # a moment later, from memory
+            digest = hashlib.file_digest(written, "sha256").hexdigest()
+        return Part(path.stat().st_size, rows, errors, digest)

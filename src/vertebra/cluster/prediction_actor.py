@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vertebra.errors import VertebraError
@@ -21,6 +19,7 @@ from .parts import Part, PartFormat, part_name
 from .ray_connection import ray_module
 from .run_target import require_same_target
 from .source_sample import Sample, unseen
+from .worker_deaths import Attempt, DeadlyWorkError, attempted, died_of
 
 if TYPE_CHECKING:
     from vertebra.runtime.photo import Photo
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from vertebra.runtime.predictor import Predictor
 
 READERS = 8  # threads that read photos
-DEATHS = 3  # processes that die while they make a part, which is then given up
 PAUSE = 2.0  # seconds before a chunk that could not be read, or a part that could not be written, is tried again
 
 T = TypeVar("T")
@@ -66,35 +64,29 @@ class PredictionActor:
         """
         number = int(row["number"])
         name = part_name(number, self.task.format.suffix)
-        found: dict[str, Any] = {"part": name, "rows": 0, "errors": 0, "bytes": 0, "failure": "", "fatal": True}
+        found: dict[str, Any] = {"part": name, "failure": "", "fatal": True}
+        found |= {"rows": 0, "errors": 0, "bytes": 0, "mtime_ns": 0, "sha256": ""}  # of every row the same keys
         start = time.perf_counter()
         try:
             chunk = self.task.parts.chunk(number)
-            prefix = f"vertebra-{self.task.token.decode()}-{number}-"
-            left = left_by_the_dead(prefix)
-            if len(left) >= DEATHS:
-                found["fatal"] = False
-                _remove(left)
-                raise VertebraError(
-                    f"{chunk.name}: {DEATHS} processes have died of these photos: one crashes the decoder, or memory "
-                    "is too small. Look at: ray logs cluster; leave the photo out, or use fewer actors a node."
-                )
-            with TemporaryDirectory(prefix=f"{prefix}{os.getpid()}-") as folder:
+            with attempted(f"{self.task.token.decode()}-{number}", chunk.name) as attempt:
                 predictor = self._predictor = self._predictor or self._load()
                 if not self._is_tuned and number >= ENDS:  # the first parts are there sooner without
                     predictor.runner(self.task.model.batch, tune=True)  # once a node: others wait for it
                     self._is_tuned = True
-                path = Path(folder, name)
+                path = attempt.folder / name
                 try:
-                    part = _twice(lambda: self._predict(predictor, chunk, path))
+                    part = _twice(lambda: self._predict(predictor, chunk, path, attempt))
                 except StorageError as error:
                     found["fatal"] = error.is_full
                     raise
-                _twice(lambda: (self.task.target / name).write_file(path))
-            _remove(left)
-            found |= {"rows": part.rows, "errors": part.errors, "bytes": part.bytes}
+                place = self.task.target / name
+                _twice(lambda: place.write_file(path))
+                written = _twice(place.entry)
+            found |= asdict(part) | {"mtime_ns": written.mtime_ns}
         except VertebraError as error:
             found["failure"] = str(error)
+            found["fatal"] = found["fatal"] and not isinstance(error, DeadlyWorkError)
         return found | {"seconds": time.perf_counter() - start, "node": self._node}
 
     def _load(self) -> Predictor:
@@ -104,38 +96,25 @@ class PredictionActor:
             raise VertebraError(problem)
         return predictor
 
-    def _predict(self, predictor: Predictor, chunk: Chunk, path: Path) -> Part:
+    def _predict(self, predictor: Predictor, chunk: Chunk, path: Path, attempt: Attempt) -> Part:
         from vertebra.runtime.photo import Photo
+
+        attempt.decode_alone(
+            (record.name, partial(predictor.preprocess, record.content, record.name))
+            for record in chunk.read(READERS)
+            if record.content is not None
+        )
 
         def photos() -> Iterator[Photo]:
             for record in chunk.read(READERS):
-                yield Photo(record.name, record.error, record.content)
+                if record.name in attempt.deadly:
+                    yield Photo(record.name, died_of(record.name))
+                else:
+                    yield Photo(record.name, record.error, record.content)
 
         form = self.task.format
         results: Iterator[Prediction] = predictor.predict_many(photos(), top=form.top, embed=form.embed)
         return form.write(path, results)
-
-
-def left_by_the_dead(prefix: str) -> list[Path]:
-    """Return the temporary folders that processes of this machine have left, which died while they made a part.
-
-    Ray starts such a process again for ever, and a photo that crashes it would stop the run without a word.
-    """
-    found = []
-    for folder in Path(gettempdir()).glob(f"{prefix}*"):
-        process = folder.name.removeprefix(prefix).partition("-")[0]
-        try:
-            os.kill(int(process), 0)
-        except ProcessLookupError:
-            found.append(folder)
-        except (OSError, ValueError):
-            continue
-    return found
-
-
-def _remove(folders: list[Path]) -> None:
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _twice(work: Callable[[], T]) -> T:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from vertebra.cache import cache_dir, fingerprint
@@ -29,7 +29,7 @@ from .prediction_pipeline import made_parts
 from .ray_connection import LOCAL, connected
 from .run_description import RunDescription
 from .run_target import RunTarget
-from .source_sample import sample_of
+from .source_sample import Sample, sample_of
 
 MEASURED = 2_000  # photos from which on finding the fastest engine first pays off
 MAX_FAILURES = 10  # chunks that cannot be read; with more, the run stops
@@ -116,12 +116,13 @@ def _run(
             target.begin(run)
         else:
             earlier.require_same(wanted, settings.target)
-            source = _source_of(earlier, source, target, tell)
             target.resume()
         numbers = target.missing(run)
+        listed = source if earlier is None else _resumed(earlier, wanted, source, target, bool(numbers), tell)
         made = 0
         if numbers:
-            task = _task(settings, run, target, model, source)
+            sample = () if settings.address == LOCAL else sample_of(source)
+            task = _task(settings, run, target, model, listed, sample)
             target.write_token()
             try:
                 made = _make(settings.address, run.photos, target, task, numbers, lease, progress, tell)
@@ -154,6 +155,7 @@ def _described(settings: RunSettings, source: Source, progress: Progress) -> tup
         model=settings.model,
         sha256=fingerprint(path),
         options=options,
+        engine=settings.engine,
         suffix=Location(settings.target).suffix,
         unsure=card.threshold is not None,
         source=settings.source,
@@ -167,19 +169,48 @@ def _described(settings: RunSettings, source: Source, progress: Progress) -> tup
     )
 
 
-def _source_of(earlier: RunDescription, now: Source, target: RunTarget, tell: Callable[[str], None]) -> Source:
-    """Return the source of a run that is resumed, as it was listed at its begin."""
+def _resumed(
+    earlier: RunDescription,
+    wanted: RunDescription,
+    now: Source,
+    target: RunTarget,
+    is_read: bool,
+    tell: Callable[[str], None],
+) -> Source:
+    """Return the source of a run that is resumed, as it was listed at its begin; whether `is_read` or all is done.
+
+    Raises:
+        UsageError: it has no list and has changed, or its list is lost and it has changed.
+    """
+    for note in target.notes():
+        tell(note)
+    if is_read and earlier.engine != wanted.engine:
+        tell(
+            f"{target.location} was begun with --engine {earlier.engine}, and goes on with --engine {wanted.engine}: "
+            "probabilities of two engines differ in the sixth digit."
+        )
     listed = earlier.listed(target.state)
-    is_other = listed is None and (len(now), now.photos) != (earlier.chunks, earlier.photos)
-    if now.digest != earlier.digest or is_other:
-        what = f"{' '.join(earlier.source)} has changed since {target.location} was begun"
-        if listed is None:
-            raise UsageError(f"{what}, so it cannot be resumed. Give another --out.")
-        tell(f"{what}; it goes on with the {counted(earlier.photos or 0, 'photo')} that were listed then.")
-    return listed or now
+    what = f"{' '.join(earlier.source)} has changed since {target.location} was begun"
+    if listed is None:
+        if (now.digest, len(now), now.photos) != (earlier.digest, earlier.chunks, earlier.photos):
+            raise UsageError(f"{what}, so it cannot be resumed. {target.what_is_kept()}")
+        return now
+    if is_read and (damaged := listed.damaged_parts()):
+        if not isinstance(now, ListedSource) or now.parts != listed.parts:
+            raise UsageError(
+                f"{damaged[0]}, where its photos are listed, is damaged or gone, and {what}, so it cannot be resumed. "
+                f"{target.what_is_kept()}"
+            )
+        listed.restore(damaged, now)
+        tell(f"{damaged[0]}, where the photos are listed, was damaged or gone, and is written again.")
+    if now.digest != earlier.digest:
+        tell(f"{what}; it goes on with the {counted(listed.photos, 'photo')} that were listed then.")
+    return listed
 
 
-def _task(settings: RunSettings, run: RunDescription, target: RunTarget, model: Path, source: Source) -> PredictionTask:
+def _task(
+    settings: RunSettings, run: RunDescription, target: RunTarget, model: Path, source: Source, sample: Sample
+) -> PredictionTask:
     return PredictionTask(
         NodeModel(
             path=str(model.absolute()),
@@ -195,7 +226,7 @@ def _task(settings: RunSettings, run: RunDescription, target: RunTarget, model: 
         format=PartFormat(run.suffix, int(run.options["--top"]), settings.embed, run.unsure),
         token=target.token,
         parts=PartSource(source, run.plan),
-        sample=() if settings.address == LOCAL else sample_of(source),
+        sample=sample,
         tune=run.photos is None or run.photos >= MEASURED,
     )
 
@@ -228,7 +259,7 @@ def _make(
                     if row["fatal"] or len(failures) > MAX_FAILURES:
                         break
                     continue
-                manifest.add(PartRecord(row["part"], row["rows"], row["errors"], row["bytes"]))
+                manifest.add(PartRecord(**{field.name: row[field.name] for field in fields(PartRecord)}))
                 made += row["rows"]
                 notes = [f"{manifest.errors:,} failed"] if manifest.errors else []
                 notes += [] if local else [counted(watch.alive, "node")]

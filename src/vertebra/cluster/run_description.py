@@ -9,7 +9,6 @@ from typing import Any
 
 from vertebra import __version__
 from vertebra.errors import UsageError
-from vertebra.sources import Source
 from vertebra.sources.listing import ListedSource
 from vertebra.storage import Location
 from vertebra.strict_json import dumps
@@ -26,6 +25,7 @@ class RunDescription:
     model: str  # as the user named it
     sha256: str  # of its file
     options: Mapping[str, int | bool | str]  # those that decide what a row says
+    engine: str  # of --engine, which decides its last digits
     suffix: str  # of the parts
     unsure: bool  # whether there is a column for "none of the classes"
     source: Sequence[str]  # as the user gave it
@@ -42,7 +42,7 @@ class RunDescription:
         """Which chunks each part has."""
         return PartPlan(self.chunks, self.group)
 
-    def listed(self, state: Location) -> Source | None:
+    def listed(self, state: Location) -> ListedSource | None:
         """Return the source as it was listed; None if it has no list, but files that are opened again."""
         if self.listing is None or self.photos is None:
             return None
@@ -78,7 +78,7 @@ class RunDescription:
 
     def _checked(self) -> RunDescription:
         """Return it; a `TypeError` if a value has another type than it was written with."""
-        texts = (self.model, self.sha256, self.suffix, self.kind, self.digest, self.folder, *self.source)
+        texts = (self.model, self.sha256, self.engine, self.suffix, self.kind, self.digest, self.folder, *self.source)
         numbers = (self.chunks, self.group, *([] if self.photos is None else [self.photos]))
         if not (
             all(isinstance(text, str) for text in (*texts, *(self.listing or [])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from contextlib import suppress
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 
 from vertebra.errors import UsageError, VertebraError
 from vertebra.sources.photo_folder import RESULTS_STATE as STATE
-from vertebra.storage import Location, StorageError
+from vertebra.storage import Entry, Location, StorageError
 from vertebra.strict_json import dumps
 from vertebra.units import counted
 
@@ -18,6 +19,7 @@ from .parts import part_name
 from .run_description import RunDescription
 
 _UNFINISHED = re.compile(r"\.(part-\d+|run|done-\d+|summary|token|_SUCCESS)\.[0-9a-f]{12}(\.\w+)?")
+_PART = re.compile(r"part-\d{6,}\.\w+")
 TOKEN = "token"  # noqa: S105 - a file by which a node tells that it sees the same folder
 
 
@@ -27,6 +29,7 @@ class RunTarget:
 
     location: Location
     again: int = 0  # photos of earlier runs whose parts are made again
+    changed: list[str] = field(default_factory=list)  # of these parts, those that another program has changed
     token: bytes = field(default_factory=lambda: os.urandom(8).hex().encode())
 
     def __post_init__(self) -> None:
@@ -57,7 +60,12 @@ class RunTarget:
             )
         if not self.location.is_folder():
             return
-        for other in self._sizes():
+        for other in self._files():
+            if _PART.fullmatch(other):
+                raise UsageError(
+                    f"{self.state / 'run.json'} is gone, so that the run in {self.location} cannot be resumed. Give "
+                    "another --out; its parts are whole and stay."
+                )
             raise UsageError(f"{self.location} is a folder with other files ({other}). Give another --out.")
 
     def begin(self, run: RunDescription) -> None:
@@ -70,7 +78,7 @@ class RunTarget:
 
     def has_parts(self) -> bool:
         """Whether a part has been written, whole or not."""
-        return bool(self._sizes())
+        return bool(self._files())
 
     def clear(self) -> None:
         """Remove its folders, if this process has made them for nothing."""
@@ -86,26 +94,48 @@ class RunTarget:
 
     def missing(self, run: RunDescription) -> list[int]:
         """Return the numbers of the parts to make: those that are not whole, or have errors."""
-        sizes = self._sizes()
+        files = self._files()
         found = []
         for number in range(len(run.plan)):
-            record = self.manifest.records.get(part_name(number, run.suffix))
-            if record is None or record.errors or sizes.get(record.part) != record.bytes:
+            name = part_name(number, run.suffix)
+            record = self.manifest.records.get(name)
+            is_whole = record is not None and _is_as_written(files.get(name), record)
+            if record is None or record.errors or not is_whole:
                 found.append(number)
                 self.again += 0 if record is None else record.rows
-                self.manifest.discard(part_name(number, run.suffix))
+                self.changed += [name] if name in files and record is not None and not is_whole else []
+                self.manifest.discard(name)
         return found
 
-    def _sizes(self) -> dict[str, int]:
-        """Return the size of each file by its path in the folder, of those that readers take for results."""
+    def notes(self) -> list[str]:
+        """Return what a user should know of the parts that earlier runs have made."""
+        lines = []
+        if self.changed:
+            number = counted(len(self.changed), "part")
+            lines.append(
+                f"{number} of {self.location} (the first: {self.changed[0]}) changed by another program; made again."
+            )
+        if self.manifest.damaged:
+            number = counted(self.manifest.damaged, "line")
+            lines.append(f"{number} of {self.state}/done-….jsonl damaged; the parts recorded there are made again.")
+        return lines
+
+    def what_is_kept(self) -> str:
+        """Return what can be done where the run cannot go on, and what of it is whole."""
+        parts, rows = len(self.manifest.records), self.manifest.rows
+        kept = f"; the {counted(parts, 'part')} that are done, with {counted(rows, 'row')}, are whole and stay"
+        return f"Give another --out{kept if parts else ''}."
+
+    def _files(self) -> dict[str, Entry]:
+        """Return each file by its path in the folder, of those that readers take for results."""
         root = (self.location / "-").uri[:-1]
         try:
-            sizes = {entry.location.uri.removeprefix(root): entry.size for entry in self.location.list()}
+            files = {entry.location.uri.removeprefix(root): entry for entry in self.location.list()}
         except StorageError as error:
             if error.is_missing:
                 return {}
             raise
-        return {path: size for path, size in sizes.items() if not path.startswith(("_", "."))}
+        return {path: entry for path, entry in files.items() if not path.startswith(("_", "."))}
 
     def _delete_unfinished(self) -> None:
         """Delete what was being written when its writer was killed, on file systems that have such files."""
@@ -120,16 +150,16 @@ class RunTarget:
         Raises:
             VertebraError: a part is not there or has another size, or there are fewer or more rows than photos.
         """
-        sizes = self._sizes()
+        files = self._files()
         names = [part_name(number, run.suffix) for number in range(len(run.plan))]
         for name in names:
             record = self.manifest.records.get(name)
-            if record is None or sizes.get(name) != record.bytes:
+            if record is None or not _is_as_written(files.get(name), record):
                 raise VertebraError(
                     f"{self.location / name} is not as it was written: another program has changed it. Run the same "
                     "command again with --resume."
                 )
-        if other := sorted(name for name in sizes.keys() - set(names) if name.endswith(run.suffix)):
+        if other := sorted(name for name in files.keys() - set(names) if name.endswith(run.suffix)):
             raise VertebraError(
                 f"{self.location} has {counted(len(other), 'file')} that this run has not written ({other[0]}), which "
                 "readers take for results. Move them elsewhere."
@@ -155,6 +185,17 @@ class RunTarget:
     def add(self, record: PartRecord) -> None:
         """Record a part that is whole."""
         self.manifest.add(record)
+
+
+def _is_as_written(found: Entry | None, record: PartRecord) -> bool:
+    """Whether a part is there as it was written. Its content is read where it has another time alone."""
+    if found is None or found.size != record.bytes:
+        return False
+    # An object store tells fractions of a second in some answers only.
+    unit = 1_000_000_000 if found.location.is_remote else 1
+    if found.mtime_ns // unit == record.mtime_ns // unit:
+        return True
+    return hashlib.sha256(found.location.read_bytes()).hexdigest() == record.sha256
 
 
 def require_same_target(target: Location, token: bytes) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,15 @@ from vertebra.prefetch import in_order
 from vertebra.storage import Location, StorageError
 
 from .chunks import Record
+from .folder_sample import FolderSample
 from .reading import MAX_PHOTO, reading
 
 PART_PHOTOS = 65_536  # of a part of the list, in row groups of one chunk each
 _VERSION = b"vertebra.listing"  # key of a part's checksum in its metadata
+
+
+class DamagedListError(StorageError):
+    """A part of a list is not as it was written."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +58,14 @@ class ListingWriter:
         self.parts: list[str] = []  # the checksum of each
         self._rows: list[Listed] = []
         self._digest = hashlib.sha256()
+        self._sample = FolderSample()
 
     def add(self, photo: Listed) -> None:
         """Add a photo."""
         self._rows.append(photo)
         self.photos += 1
+        if photo.error is None:
+            self._sample.add(photo.name)
         if len(self._rows) == self._part_photos:
             self._flush()
 
@@ -65,7 +74,8 @@ class ListingWriter:
         if self._rows:
             self._flush()
         digest = self._digest.hexdigest()
-        return ListedSource(uri, kind, digest, self.photos, self.folder, self.chunk_photos, tuple(self.parts))
+        parts, sample = tuple(self.parts), tuple(self._sample.files())
+        return ListedSource(uri, kind, digest, self.photos, self.folder, self.chunk_photos, parts, sample)
 
     def _flush(self) -> None:
         rows, self._rows = self._rows, []
@@ -87,7 +97,9 @@ class ListingWriter:
             }
         ).replace_schema_metadata({_VERSION: part})
         content = io.BytesIO()
-        self._parquet.write_table(table, content, row_group_size=self.chunk_photos, compression="zstd")
+        self._parquet.write_table(
+            table, content, row_group_size=self.chunk_photos, compression="zstd", write_page_checksum=True
+        )
         part_location(self.folder, len(self.parts)).write(content.getvalue())
         self.parts.append(part)
 
@@ -113,6 +125,7 @@ class ListedSource:
     folder: Location
     chunk_photos: int
     parts: tuple[str, ...]
+    sample: tuple[str, ...] = ()  # photos of its folders (FolderSample); not known of a list that was written before
 
     def __len__(self) -> int:
         return -(-self.photos // self.chunk_photos)
@@ -125,6 +138,35 @@ class ListedSource:
         first = index * self.chunk_photos
         count = min(self.chunk_photos, self.photos - first)
         return ListedChunk(self.uri, part_location(self.folder, part), self.parts[part], group, first, count)
+
+    def damaged_parts(self) -> list[Location]:
+        """Return the parts of the list that are gone, damaged or of another list.
+
+        Raises:
+            StorageError: one cannot be read for another reason.
+        """
+        places = [part_location(self.folder, part) for part in range(len(self.parts))]
+
+        def is_damaged(part: int) -> bool:
+            try:
+                with opened_part(places[part], self.parts[part]) as file:
+                    for group in range(file.num_row_groups):
+                        file.read_row_group(group)
+            except DamagedListError:
+                return True
+            except StorageError as error:
+                if not error.is_missing:
+                    raise
+                return True
+            return False
+
+        found = in_order(range(len(places)), lambda some: [is_damaged(part) for part in some], workers=8, chunk=1)
+        return [place for place, damaged in zip(places, found, strict=True) if damaged]
+
+    def restore(self, damaged: Sequence[Location], other: ListedSource) -> None:
+        """Write these parts of the list again, from an equal list that is whole."""
+        for place in damaged:
+            place.write((other.folder / "inputs" / place.name).read_bytes())
 
 
 @dataclass(frozen=True)
@@ -149,26 +191,14 @@ class ListedChunk:
         Raises:
             StorageError: the list cannot be read, or is another one.
         """
-        import pyarrow
-        from pyarrow import parquet
-
-        try:
-            with reading(self.part), self.part.open() as opened:
-                file = parquet.ParquetFile(opened)
-                known = (file.schema_arrow.metadata or {}).get(_VERSION, b"").decode()
-                rows: list[dict[str, Any]] = file.read_row_group(self.group).to_pylist() if self.checks(known) else []
-        except pyarrow.ArrowException as error:
-            raise StorageError(f"{self.part}: the list of photos is damaged ({first_line(error)}).") from error
+        with opened_part(self.part, self.checksum) as file:
+            rows: list[dict[str, Any]] = file.read_row_group(self.group).to_pylist()
         if len(rows) != self.photos:
-            raise StorageError(f"{self.part} is the list of another run. Start a new run with another --out.")
+            raise _another_list(self.part)
         return [
             Listed(os.fsdecode(row["name"]), row["size"], row["version"], row["error"] and os.fsdecode(row["error"]))
             for row in rows
         ]
-
-    def checks(self, known: str) -> bool:
-        """Whether a part with this checksum is the one that was written."""
-        return known == self.checksum
 
     def read(self, threads: int = 8) -> Iterator[Record]:
         """Read the photos in order by `threads` threads; at most twice as many photos are in memory.
@@ -177,6 +207,33 @@ class ListedChunk:
             StorageError: the list cannot be read, or is another one.
         """
         yield from read_photos(self.listed(), threads)
+
+
+@contextlib.contextmanager
+def opened_part(place: Location, checksum: str) -> Iterator[Any]:
+    """Open a part of a list as a `pyarrow.parquet.ParquetFile`.
+
+    Raises:
+        DamagedListError: it is damaged, also if that is found within the block, or not the one with this checksum.
+        StorageError: it cannot be read.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    with reading(place), place.open() as opened:
+        try:
+            file = parquet.ParquetFile(opened, page_checksum_verification=True)
+            if (file.schema_arrow.metadata or {}).get(_VERSION) != checksum.encode():
+                raise _another_list(place)
+            yield file
+        except (OSError, pyarrow.ArrowException) as error:
+            if getattr(error, "errno", None) is not None:  # of the system; a wrong checksum has none
+                raise
+            raise DamagedListError(f"{place}: the list of photos is damaged ({first_line(error)}).") from error
+
+
+def _another_list(place: Location) -> DamagedListError:
+    return DamagedListError(f"{place} is the list of another run. Start a new run with another --out.")
 
 
 def read_photos(photos: list[Listed], threads: int) -> Iterator[Record]:

@@ -118,6 +118,14 @@ class Location:
             with RemoteFile(self.uri) as file:
                 return file.state
 
+    def entry(self) -> Entry:
+        """Return a file as `list` does that of its folder, by one request."""
+        with self._errors("read"):
+            if not self.is_remote:
+                status = self.path.stat()
+                return Entry(self, status.st_size, status.st_mtime_ns)
+            return self._call(lambda system, path: _remote_entry(self, system.get_file_info(path)))
+
     def is_folder(self) -> bool:
         """Whether it is a folder, or a prefix of files."""
         return self._kind() == "folder"
@@ -231,6 +239,14 @@ class Location:
         if kind == "file":
             return StorageError(f"{what}: it is a file, and a folder is needed.")
         return error
+
+
+def _remote_entry(location: Location, info: Any) -> Entry:
+    from pyarrow import fs
+
+    if info.type != fs.FileType.File:
+        raise FileNotFoundError
+    return Entry(location, info.size, info.mtime_ns)
 
 
 def _remote_kind(system: Any, path: str) -> str | None:

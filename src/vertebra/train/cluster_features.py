@@ -5,6 +5,7 @@ What is in the feature store is not computed again, so the same command goes on 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def infer_on_ray(
                     bits=None,
                     folder=str(Path.cwd()),
                 )
-                task = FeatureTask(model, preprocessing, plan)
+                task = FeatureTask(model, preprocessing, plan, token=os.urandom(8).hex())
                 for start, row in _computed(dataset, task, store, address):
                     if row["failure"]:
                         raise VertebraError(f"node {row['node']}: {row['failure']}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,8 @@ import numpy as np
 from vertebra.card import Preprocessing, read_card
 from vertebra.cluster.node_model import NodeModel
 from vertebra.cluster.ray_connection import ray_module
-from vertebra.data import ImageInfoCache
+from vertebra.cluster.worker_deaths import Attempt, DeadlyWorkError, attempted, died_of
+from vertebra.data import ImageInfoCache, read_file
 from vertebra.errors import VertebraError
 from vertebra.runtime.engine import EMBEDDING, FloatArray, Plan
 from vertebra.runtime.engine_runner import Runner, open_engine
@@ -30,6 +33,7 @@ class FeatureTask:
     body: NodeModel  # the exported network
     preprocessing: Preprocessing
     plan: Plan  # of the driver: features depend on its engine
+    token: str  # of this run
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,12 @@ class FeatureActor:
         """A row with a `PhotoChunk` → its number, and what came of each photo or why nothing did."""
         found: dict[str, Any] = {"number": int(row["number"]), "node": self._node, "failure": "", "photos": []}
         try:
-            self._runner = self._runner or self._load()
-            found["photos"] = self._compute(self._runner, row["chunk"].places)
+            places = row["chunk"].places
+            more = f" and {len(places) - 1:,} more" if len(places) > 1 else ""
+            with attempted(f"{self._task.token}-{found['number']}", f"{places[0]}{more}") as attempt:
+                self._runner = self._runner or self._load()
+                self._require_harmless(places, attempt)
+                found["photos"] = self._compute(self._runner, places)
         except VertebraError as error:
             found["failure"] = str(error)
         return found
@@ -68,6 +76,17 @@ class FeatureActor:
         path = task.body.file(self._body)
         plan = replace(task.plan, lanes=1, threads=1)
         return Runner(open_engine(path, read_card(path), plan), plan)
+
+    def _require_harmless(self, places: Sequence[PhotoPlace], attempt: Attempt) -> None:
+        """Raise a `DeadlyWorkError` that names a photo of which a process has died: to leave it out is the user's."""
+        attempt.decode_alone((str(place), partial(self._decode, place)) for place in places)
+        for photo in attempt.deadly:
+            raise DeadlyWorkError(died_of(photo))
+
+    def _decode(self, place: PhotoPlace) -> None:
+        content, failed = read_file(place)
+        if failed is None:
+            self._cache.examine(content, hashlib.sha256(content).hexdigest())
 
     def _compute(self, runner: Runner, places: Sequence[PhotoPlace]) -> list[dict[str, Any]]:
         computed = _Computed(self._known)
