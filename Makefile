@@ -51,6 +51,10 @@ $(VENV)/.stamp-test: pyproject.toml | $(BIN)/python
 	$(PIP) --editable '.[test]'
 	@touch $(VENV)/.stamp-demo $(VENV)/.stamp-docs $@
 
+$(VENV)/.stamp-slow: pyproject.toml $(VENV)/.stamp-test
+	$(PIP) --editable '.[slow]'
+	@touch $@
+
 $(VENV)/.stamp-docs: pyproject.toml | $(BIN)/python
 	@echo "Installing Vertebra with Sphinx into $(VENV) (once; a few minutes where torch is not cached yet) ..."
 	@$(NEWER_PIP)
@@ -107,7 +111,7 @@ suite: programs $(VENV)/.stamp-bytecode
 documentation: lint  # when all is installed: two of pip would be in each other's way
 	@$(MAKE) --no-print-directory docs
 
-slow: $(VENV)/.stamp-test programs
+slow: $(VENV)/.stamp-slow programs
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m slow
 
 # Warnings are errors; `make -j 2` builds both editions at once.

@@ -99,14 +99,16 @@ def pytest_unconfigure(config):
 
 # --- coverage --------------------------------------------------------------------------------------------------------
 
-# Python 3.11 runs at half its speed while lines are counted, in torch's code as in ours. The cases of a test run much
-# the same lines, so they are counted until they have taken this many seconds; what is reported is a lower bound.
-COUNTED_SECONDS = 0.2
-_counted = Counter()  # parametrised test -> seconds that its cases took in this process
+# Python 3.11 runs at half its speed while lines are counted, in torch's code as in ours. The tests of a file run much
+# the same lines, and so do the cases of a test, so these are counted until they have taken this much CPU time in a
+# process; what is reported is a lower bound.
+COUNTED_SECONDS_OF_A_TEST = 0.2
+COUNTED_SECONDS_OF_A_FILE = 2.0
+_counted = Counter()  # file and parametrised test -> seconds of CPU that they took in this process
 # What the tests import from elsewhere, most of it.
 UNCOUNTED = (
     "torch", "torchvision", "timm", "onnx", "onnxruntime", "sklearn.linear_model", "pandas", "matplotlib.pyplot",
-    "hypothesis", "schemathesis", "fastapi", "uvicorn", "rich", "typer",
+    "hypothesis", "fastapi", "uvicorn", "rich", "typer",
 )  # fmt: skip
 
 
@@ -115,7 +117,7 @@ def pytest_configure(config):
 
     Its first counts for nobody, as well where the second pauses. What is imported before is not counted.
     """
-    counter = getattr(config.pluginmanager.getplugin("_cov"), "cov_controller", None)  # None with --no-cov
+    counter = _line_counter(config)
     is_worker = "PYTEST_XDIST_WORKER" in os.environ
     if counter is not None and (is_worker or config.getoption("numprocesses", None)):
         counter.cov.stop()
@@ -124,18 +126,32 @@ def pytest_configure(config):
                 importlib.import_module(name)
 
 
-def pytest_runtest_setup(item):
-    if item.config.pluginmanager.hasplugin("_cov") and _counted[_function(item)] > COUNTED_SECONDS:
-        item.add_marker("no_cover")
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Count the lines of a test and its fixtures while there is time left for its file and its other cases."""
+    counter = _line_counter(item.config)
+    test = item.nodeid.partition("[")[0]
+    file = test.partition("::")[0]
+    spent = _counted[file] > COUNTED_SECONDS_OF_A_FILE or _counted[test] > COUNTED_SECONDS_OF_A_TEST
+    # Of a test that is marked so, pytest-cov pauses the counting itself, and goes on after it.
+    paused = spent and counter is not None and item.get_closest_marker("no_cover") is None
+    if paused:
+        counter.pause()
+    before = time.process_time()
+    try:
+        return (yield)
+    finally:
+        took = time.process_time() - before
+        _counted[file] += took
+        if hasattr(item, "callspec"):
+            _counted[test] += took
+        if paused:
+            counter.resume()
 
 
-def pytest_runtest_makereport(item, call):
-    if call.when == "call" and hasattr(item, "callspec"):
-        _counted[_function(item)] += call.duration
-
-
-def _function(item):
-    return item.nodeid.partition("[")[0]
+def _line_counter(config):
+    """What counts lines for pytest-cov; None with --no-cov."""
+    return getattr(config.pluginmanager.getplugin("_cov"), "cov_controller", None)
 
 
 # --- fixtures --------------------------------------------------------------------------------------------------------

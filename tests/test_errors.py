@@ -142,7 +142,7 @@ def test_the_table_of_extras_is_that_of_the_package(extra):
 
 
 def test_no_extra_for_users_is_left_out():
-    assert {*EXTRAS, "all", "docs", "test", "dev"} == PYPROJECT["optional-dependencies"].keys()
+    assert {*EXTRAS, "all", "docs", "test", "slow", "dev"} == PYPROJECT["optional-dependencies"].keys()
 
 
 @contextlib.contextmanager

@@ -47,6 +47,7 @@ def leaves(network):
     return [(path, module) for path, module in network.named_modules() if not any(True for _ in module.children())]
 
 
+@pytest.mark.slow  # test_torchinfo has the same layers, and test_rows.py each operation, by what torch counts
 def test_fvcore(of_family, network, taken):
     fvcore = pytest.importorskip("fvcore.nn")
     logging.getLogger("fvcore").setLevel(logging.ERROR)

@@ -5,9 +5,10 @@ import subprocess
 import sys
 
 import pytest
+from installed import needs
 
 pyarrow = pytest.importorskip("pyarrow")
-pytest.importorskip("ray")
+needs("ray")
 
 from vertebra.cluster.dataset_predictions import photo_or_path_column, require_columns  # noqa: E402
 from vertebra.errors import UsageError  # noqa: E402

@@ -14,9 +14,10 @@ import bulk_runs
 import numpy as np
 import pytest
 from bulk_runs import LocalTarget
+from installed import needs
 from ray_cluster import RayCluster
 
-pytest.importorskip("ray", reason="ray is not installed")
+needs("ray")
 pytestmark = pytest.mark.slow
 
 PHOTOS = 1_700  # eight parts of 64, three of 256 or less, eight of 64

@@ -9,9 +9,10 @@ import bulk_runs
 import numpy as np
 import pytest
 from bulk_runs import LocalTarget
+from installed import needs
 from ray_cluster import RayCluster, command_of
 
-pytest.importorskip("ray", reason="ray is not installed")
+needs("ray")
 pytestmark = pytest.mark.slow
 
 PHOTOS = 8_000

@@ -8,6 +8,7 @@ import tempfile
 from dataclasses import dataclass, replace
 
 import pytest
+from installed import needs
 
 from vertebra.cache import fingerprint
 from vertebra.cluster import prediction_actor as module
@@ -20,7 +21,7 @@ from vertebra.runtime.predictor import Predictor
 from vertebra.sources import Record
 from vertebra.storage import Location, StorageError
 
-pytest.importorskip("ray")
+needs("ray")
 
 
 @dataclass

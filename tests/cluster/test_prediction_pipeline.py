@@ -4,10 +4,11 @@ import subprocess
 import sys
 
 import pytest
-
-pytest.importorskip("ray")
+from installed import needs
 
 from vertebra.cluster.prediction_pipeline import cause_of
+
+needs("ray")
 
 CREATION = (
     "The actor died because of an error raised in its creation task, \x1b[36mray::MapWorker(Map(X)).__init__()\x1b[39m "

@@ -10,8 +10,9 @@ import sys
 import time
 
 import pytest
+from installed import needs
 
-pytest.importorskip("ray")
+needs("ray")
 
 pytestmark = pytest.mark.slow
 

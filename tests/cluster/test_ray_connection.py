@@ -4,11 +4,12 @@ import socket
 import threading
 
 import pytest
-
-pytest.importorskip("ray")
+from installed import needs
 
 from vertebra.cluster.ray_connection import connected
 from vertebra.errors import UsageError, VertebraError
+
+needs("ray")
 
 
 @pytest.mark.parametrize("address", ["10.0.0.1", "ray://127.0.0.1:10001", "host:port"])

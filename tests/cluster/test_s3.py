@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from bulk_runs import LocalTarget, S3Target
 from faulty_s3 import Cut, FaultyS3, Refuse, Stall
+from installed import needs
 from ray_cluster import RayCluster
 from s3_server import KEY, SECRET, UNSET, environment
 
-pytest.importorskip("ray", reason="ray is not installed")
+needs("ray")
 pytestmark = pytest.mark.slow
 
 PHOTOS = 1_300

@@ -1,14 +1,16 @@
 """Class folders and tables on S3, read by the rules of local ones."""
 
 import pytest
+from installed import needs
 
 pytest.importorskip("pyarrow")
-pytest.importorskip("moto")
 
 from vertebra.data import DataError, open_dataset, read_image_info
 from vertebra.errors import UsageError, VertebraError
 from vertebra.sources.photo_place import StoredPhoto, parse_place
 from vertebra.storage import StorageError
+
+needs("moto")
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -499,7 +499,7 @@ def test_the_command_line_page_has_every_command():
 def test_the_readme_names_every_extra():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert [name for name in extras if f"`vertebra[{name}]`" not in readme] == ["docs", "test", "dev"]
+    assert [name for name in extras if f"`vertebra[{name}]`" not in readme] == ["docs", "test", "slow", "dev"]
 
 
 def test_the_readme_is_short_and_leads_to_every_page():

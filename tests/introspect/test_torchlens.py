@@ -5,7 +5,6 @@ import torch
 
 from vertebra.introspect import activation_slopes, gradient_norms, output_projection, residual_blocks
 
-torchlens = pytest.importorskip("torchlens", reason="torchlens is not installed")
 pytestmark = [
     pytest.mark.slow,  # it wraps all of torch, which takes seconds
     pytest.mark.filterwarnings("ignore:tracing runs the model's REAL forward"),
@@ -20,6 +19,7 @@ def caller(operation):
 @pytest.fixture(scope="module", params=["resnet", "googlenet", "densenet"])
 def traced(request, tiny_network):
     """A network, its images, and each operation that TorchLens has recorded, with values and gradients."""
+    torchlens = pytest.importorskip("torchlens", reason="torchlens is not installed")
     net = tiny_network(request.param)
     net.train()
     if request.param == "googlenet":

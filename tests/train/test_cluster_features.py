@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("torch")
-pytest.importorskip("ray")
 
 import deadly_photo
+from installed import needs
 from ray_cluster import RayCluster
 
 from vertebra.card import Preprocessing
@@ -25,6 +25,8 @@ from vertebra.errors import UsageError, VertebraError
 from vertebra.train import Settings, cluster_features, feature_actor
 from vertebra.train.feature_actor import FeatureTask, PhotoChunk, _Computed
 from vertebra.train.feature_store import FeatureStore
+
+needs("ray")
 
 PREPROCESSING = Preprocessing(32, 40, "bicubic")
 
