@@ -1,5 +1,6 @@
 """What the suite says of tests that were skipped."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,11 @@ def test_a_skipped_oracle_fails_where_all_was_to_be_installed_and_is_told_elsewh
     assert ("no oracle" in result.stderr.str()) == (code == 1)
     assert last is None or last in out
     assert last is not None or not any("Not tested" in line for line in out)
+
+
+def test_what_takes_long_to_import_is_not_imported_by_collecting_tests():
+    """`needs` of installed.py asks whether it is there; each process of the suite collects all tests."""
+    slow = r"""^(\w+ = )?pytest\.importorskip\(["'](moto|ray|schemathesis|torchlens)\b"""
+    paths = sorted(Path(__file__).parent.rglob("test_*.py"))
+    assert len(paths) > 200
+    assert [path.name for path in paths if re.search(slow, path.read_text("utf-8"), flags=re.MULTILINE)] == []

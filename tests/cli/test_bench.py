@@ -23,7 +23,8 @@ def test_json(vertebra, tiny_model):
 
 def test_nothing_that_could_be_measured(vertebra, tiny_model):
     result = vertebra(*quick(tiny_model, "--backends", "torch"))
-    assert result.code == 1 and "nothing could be measured" in result.error
+    assert result.code == 1
+    assert "nothing could be measured" in result.err.splitlines()[-1]  # on a busy machine its progress comes before
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,13 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from installed import needs
 
 from vertebra.cluster import prediction_run as module
 from vertebra.cluster.prediction_run import RunSettings, predict_on_ray
 from vertebra.errors import UsageError, VertebraError
 
-pytest.importorskip("ray")
-pytest.importorskip("pyarrow")
+needs("ray", "pyarrow")
 
 
 class StoppedError(VertebraError):

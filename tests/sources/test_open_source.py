@@ -349,21 +349,24 @@ def test_untidy_tables(tmp_path):
     assert names(open_source(path, image_root=str(tmp_path / "e"))) == [f"{tmp_path}/e/g.jpg"]
 
 
+@pytest.mark.no_cover  # tracing makes each allocation that is traced slower still
 def test_a_table_of_many_rows_is_never_in_memory_as_a_whole(tmp_path, monkeypatch):
     monkeypatch.setattr("vertebra.sources.listing.PART_PHOTOS", 1024)
     path = tmp_path / "t.csv"
     with path.open("w") as file:
         file.write("path,label\n")
-        file.writelines(f"s3://bucket/{'long/' * 30}{n}.jpg,{n}\n" for n in range(40_000))
+        file.writelines(f"s3://bucket/{'long/' * 30}{n}.jpg,{n}\n" for n in range(10_000))
     tracemalloc.start()
     try:
         source = open_source(path, chunk_photos=16)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert source.photos == 40_000
-    assert source.chunk(2_000).listed()[3].name.endswith("/32003.jpg")
-    assert peak < 6_000_000  # of 7 MB of names, in parts of 1,024; and 3 MB for what tells repeated ones
+    assert source.photos == 10_000
+    assert source.chunk(500).listed()[3].name.endswith("/8003.jpg")
+    assert (
+        peak < 2_500_000
+    )  # as one part they take 5.4 MB, in parts of 1,024 a quarter; what tells repeated ones included
 
 
 def test_web_addresses_are_downloaded(tmp_path):
