@@ -2,6 +2,11 @@
 
 EfficientNet-Lite0 has its published weights and is judged on labelled ImageNet photos, of which those that calibrated
 it are told apart; the others have weights drawn at random, which is enough for speed.
+
+The export itself is timed as a whole process, beside a process that does what `onnxruntime.quantization` needs: decode
+the photos that Vertebra takes the ranges from, `quantize_static` (MinMax, its fastest method), write the file. It
+measures neither accuracy nor speed of the result, and is given the float file. Both int8 files are compared with the
+float file on photos of Caltech-101, which neither has seen.
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -17,12 +23,14 @@ from typing import Any
 import _common
 import numpy as np
 
+LIBRARY = "onnxruntime.quantization"
 PHOTOS = _common.ROOT.parent / "shared" / "data" / "imagenet-photos"
 NETWORKS = ("resnet50", "mobilenet_v2", "efficientnet_lite0", "efficientnet_b0")
 CALLS = 40
 
 
-def export(name: str, folder: str) -> tuple[str, str]:
+def export(name: str, folder: str) -> tuple[tuple[str, str], dict[str, float]]:
+    """Write both files; return their paths, and the seconds of each."""
     import torch
 
     from vertebra import create_model, get_model_weights
@@ -43,11 +51,53 @@ def export(name: str, folder: str) -> tuple[str, str]:
             network.train()(torch.stack(photos))
         torch.save(network.state_dict(), f"{folder}/{name}.pth")
         source = [f"{folder}/{name}.pth", "--model", name]
+    seconds = {}
     for path, options in zip(paths, ([], ["--precision", "int8", "--calibration", str(PHOTOS)]), strict=True):
         force = ["--force"] if options and name != "efficientnet_lite0" else []
         command = [sys.executable, "-m", "vertebra", "export", *source, "--out", path, *options, *force]
-        subprocess.run(command, check=True)
-    return paths
+        seconds["int8" if options else "float32"] = timed(command)
+    return paths, seconds
+
+
+def timed(command: list[str]) -> float:
+    """Seconds of a process."""
+    started = time.perf_counter()
+    subprocess.run(command, check=True)
+    return round(time.perf_counter() - started, 1)
+
+
+def export_by_library(path: str, folder: str) -> tuple[str, float]:
+    """The float file as the library quantises it, in a process of its own; its path, and the seconds."""
+    import onnx
+    import quantisers
+
+    out, excluded = f"{folder}/library.onnx", f"{folder}/excluded.json"
+    Path(excluded).write_text(json.dumps(quantisers.left_out(onnx.load(path))))
+    command = [sys.executable, quantisers.__file__, "--library", path, excluded, str(PHOTOS), out]
+    return out, timed(command)
+
+
+def agreement(paths: dict[str, str]) -> dict[str, dict[str, float]]:
+    """Of each file with the one of "float32": the same class in % of photos of Caltech-101, and mean KL divergence."""
+    import quantisers
+
+    from vertebra.card import read_card
+
+    steps = read_card(paths["float32"]).preprocessing
+    photos = quantisers.network_input(quantisers.caltech_photos(), steps)
+    found = {}
+    for key, path in paths.items():
+        run = session(path).run
+        parts = [run(["probabilities"], {"image": photos[i : i + 1]})[0] for i in range(len(photos))]
+        found[key] = np.concatenate(parts).astype(float).clip(1e-9, 1)
+    wanted = found.pop("float32")
+    return {
+        key: {
+            "same class": round(100 * float((got.argmax(1) == wanted.argmax(1)).mean()), 1),
+            "KL divergence": round(float((wanted * np.log(wanted / got)).sum(1).mean()), 5),
+        }
+        for key, got in found.items()
+    }
 
 
 def session(path: str, profile: str | None = None) -> Any:
@@ -97,7 +147,8 @@ def measure(n: int) -> Path:
     rows: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in NETWORKS:
-            paths = export(name, folder)
+            paths, taken = export(name, folder)
+            by_library, taken[LIBRARY] = export_by_library(paths[0], folder)
             card = read_card(paths[1])
             pixels = synthetic_photos(1, card.preprocessing.crop_size)
             sessions = [session(path) for path in paths]
@@ -114,6 +165,8 @@ def measure(n: int) -> Path:
                 "ms": speed,
                 "ratio": round(speed["int8"]["median"] / speed["float32"]["median"], 3),
                 "megabytes": [round(Path(path).stat().st_size / 1e6, 2) for path in paths],
+                "export_seconds": taken,
+                "beside_float": agreement({"float32": paths[0], "int8": paths[1], LIBRARY: by_library}),
                 "judged": card.metrics.get("int8 beside float32"),
                 "ms_by_operation": {
                     key: by_operation(path, pixels, folder) for key, path in zip(speed, paths, strict=True)
@@ -133,7 +186,24 @@ def render(document: dict[str, Any]) -> str:
         sizes = f"{row['megabytes'][0]:.1f} → {row['megabytes'][1]:.1f}"
         rows.append([name, *cells, f"**{row['ratio']:.2f}×**", sizes, told])
     head = ["batch 1, ms", "float32", "int8", "ratio", "MB", "right, int8 and float32"]
-    return f"{_common.table(head, rows)}\n\n{_common.footnote(document)}"
+    tables = [_common.table(head, rows), *_export_table(document)]
+    return "\n\n".join([*tables, _common.footnote(document)])
+
+
+def _export_table(document: dict[str, Any]) -> list[str]:
+    """Of the export itself; none where the JSON is of a time before it was measured."""
+    exports = []
+    for name, row in document["rows"].items():
+        if "beside_float" not in row:
+            return []
+        found = row["beside_float"]
+        cells = [
+            f"{row['export_seconds'][key]:.1f} s, {found[key]['same class']:.1f} %, {found[key]['KL divergence']:.4f}"
+            for key in ("int8", LIBRARY)
+        ]
+        exports.append([name, *cells])
+    head = ["whole process, same class as float, KL", "vertebra export --precision int8", LIBRARY]
+    return [_common.table(head, exports)]
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -15,6 +16,15 @@ _MOMENT_BYTES = 600_000_000
 MAX_INPUTS = 5000  # of a layer's output; beyond, second moments cost more than they bring (VGG's first linear layer)
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Of a layer for one photo: its sampled inputs (G, K, samples), or their product (G, K, K)."""
+
+    samples: int
+    inputs: Array | None = None
+    product: Array | None = None
+
+
 class MomentObserver:
     """E[x xᵀ] (G, K, K) of the inputs x of each layer's G groups, sampled at random positions."""
 
@@ -25,21 +35,30 @@ class MomentObserver:
         self._totals: dict[str, Array] = {}
         self._samples = dict.fromkeys((node.name for node in nodes), 0)
 
-    def reduce(self, photo: int, tensors: Mapping[str, Array]) -> dict[str, Array]:
+    def reduce(self, photo: int, tensors: Mapping[str, Array]) -> dict[str, _Part]:
         """Sample the inputs of each layer for one photo."""
         random = np.random.default_rng(photo)
-        return {node.name: _sample_inputs(self._graph, node, tensors[node.input[0]], random) for node in self._nodes}
+        parts = {}
+        for node in self._nodes:
+            x = _sample_inputs(self._graph, node, tensors[node.input[0]], random)
+            inputs, samples = x.shape[1:]
+            # The smaller of the two: depthwise convolutions have few inputs each, and many groups.
+            parts[node.name] = _Part(samples, product=_square(x)) if inputs < samples else _Part(samples, inputs=x)
+        return parts
 
-    def add(self, parts: Sequence[Mapping[str, Array]]) -> None:
+    def add(self, parts: Sequence[Mapping[str, _Part]]) -> None:
         """Add x xᵀ of some photos' samples: one product for all of them, since each one writes (K, K) anew."""
         for node in self._nodes:
-            x = np.concatenate([part[node.name] for part in parts], axis=2)
-            product = x @ x.transpose(0, 2, 1)
+            found = [part[node.name] for part in parts]
+            # All of a layer's parts are of one kind: its photos have the same size.
+            products = [part.product for part in found if part.product is not None]
+            sampled = [part.inputs for part in found if part.inputs is not None]
+            total: Array = np.sum(products, axis=0) if products else _square(np.concatenate(sampled, axis=2))
             if node.name in self._totals:
-                self._totals[node.name] += product
+                self._totals[node.name] += total
             else:
-                self._totals[node.name] = product
-            self._samples[node.name] += x.shape[2]
+                self._totals[node.name] = total
+            self._samples[node.name] += sum(part.samples for part in found)
 
     def moments(self) -> Iterator[tuple[onnx.NodeProto, Array]]:
         """Yield each layer with its moment, which is then no longer held here."""
@@ -89,3 +108,9 @@ def _sample_inputs(graph: OnnxModel, node: onnx.NodeProto, value: Array, random:
     taps = np.arange(kernel[0])[:, None] * dilations[0] * width + np.arange(kernel[1]) * dilations[1]
     x: Array = value.reshape(channels, -1).take(taps.reshape(-1, 1) + corners, axis=1)  # (C, kh · kw, samples)
     return x.reshape(num_groups(node), -1, len(at))
+
+
+def _square(x: Array) -> Array:
+    """x xᵀ of (G, K, samples): (G, K, K)."""
+    product: Array = x @ x.transpose(0, 2, 1)
+    return product
