@@ -1,5 +1,7 @@
 """A network of a few hundred weights and its trainer, on images of 8 pixels: for tests of training's parts."""
 
+import hashlib
+
 import numpy as np
 import torch
 from torch import nn
@@ -55,5 +57,8 @@ def trainer_of(
         folder.mkdir()
         save_best(folder, 0, network.state_dict(), ALONE)
         save(folder, TrainingState(), network, None, {}, ALONE)
-    parts = [Split(paths, np.arange(len(paths)) % classes) for paths in (photos[:count], photos[30:])]
+    parts = [
+        Split(paths, np.arange(len(paths)) % classes, [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths])
+        for paths in (photos[:count], photos[30:])
+    ]
     return Trainer(settings, network, Preprocessing(SIZE, SIZE), *parts, folder, distributed, progress, **own)

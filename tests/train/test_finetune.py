@@ -334,7 +334,7 @@ def test_step_0_is_judged_at_the_size_of_the_epochs(more_shapes, small_weights, 
     position = read_state(folder)
     network = vertebra.create_model("resnet18", weights=None, num_classes=3).eval()
     network.load_state_dict(load_file(best_file(folder, 0)))
-    paths, labels = read_splits(folder)["val"]
+    paths, labels, _ = read_splits(folder)["val"]
     view = run_preprocessing(
         Settings.from_toml(folder / "settings.toml"), get_model_weights("resnet18")["DEFAULT"].preprocessing, 48
     )
@@ -391,6 +391,63 @@ def test_everything_at_once(more_shapes, small_weights, tmp_path):
     assert torch.equal(frozen["conv1.weight"], now["conv1.weight"])
     assert torch.equal(frozen["bn1.running_mean"], now["bn1.running_mean"])
     assert "Learning-rate range test" in found.report.read_text()
+
+
+def test_the_maps_of_frozen_stages_are_kept_and_told(more_shapes, small_weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path / "cache"))
+    options = OPTIONS | {"freeze": 2, "epochs": 4}
+    found = vertebra.train(more_shapes, tmp_path / "run", weights=str(small_weights), **options)
+    (note,) = [note for note in found.metrics["notes"] if "frozen stages" in note]
+    assert re.search(
+        r"of the 2 frozen stages \(16 × 8 × 8, 2 kB a photo\) are computed once, for 2 views of each ph", note
+    )
+    assert Settings.from_toml(found.run / "settings.toml").frozen_views == 2
+    (store,) = (tmp_path / "cache" / "maps").iterdir()
+    rows = 2 * found.metrics["train_photos"] + len(read_splits(found.run)["val"][0])
+    assert sum(file.stat().st_size for file in store.glob("*.f16")) == 2048 * rows
+    before, now = torch.load(small_weights), load_file(found.run / "weights.safetensors")
+    for name, tensor in before.items():
+        is_frozen = name.startswith(("conv1", "bn1", "layer1"))
+        assert torch.equal(tensor, now[name]) or not is_frozen
+        assert not torch.equal(tensor, now[name]) or is_frozen or "num_batches" in name
+    # The report's figures are of the whole network, which the file holds too.
+    assert found.evaluate(tmp_path / "run" / "data.csv").held.metrics.n == found.metrics["n"]
+
+
+@pytest.mark.parametrize("options", [{"frozen_views": 0}, {"augment": "rand"}, {"mixup": 0.2}])
+def test_new_crops_in_each_epoch_keep_no_maps(options, more_shapes, small_weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path / "cache"))
+    options = OPTIONS | {"freeze": 2, "epochs": 4} | options
+    found = vertebra.train(more_shapes, tmp_path / "run", weights=str(small_weights), **options)
+    assert Settings.from_toml(found.run / "settings.toml").frozen_views == 0
+    assert not any("frozen stages" in note for note in found.metrics["notes"])
+    assert not list((tmp_path / "cache").glob("maps/*"))
+    before, now = torch.load(small_weights), load_file(found.run / "weights.safetensors")
+    assert torch.equal(before["layer1.0.conv1.weight"], now["layer1.0.conv1.weight"])
+    assert not torch.equal(before["layer2.0.conv1.weight"], now["layer2.0.conv1.weight"])
+
+
+def test_frozen_views_without_an_effect_are_refused(more_shapes, small_weights, tmp_path):
+    with pytest.raises(UsageError, match=r"frozen_views is 3, which would do nothing: no stage is frozen \(freeze\)"):
+        vertebra.train(more_shapes, tmp_path / "run", weights=str(small_weights), **OPTIONS, frozen_views=3)
+
+
+@pytest.mark.parametrize("changes", [{"freeze": 0}, {"freeze": 1}, {"mixup": 0.2}])
+def test_a_stopped_run_goes_on_with_other_frozen_stages(changes, more_shapes, small_weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path / "cache"))
+
+    def stop(task, done=0, total=None):
+        if task.startswith("training: epoch 2"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    options = OPTIONS | {"freeze": 2, "epochs": 4}
+    with pytest.raises(TrainError, match="Resume with"):
+        vertebra.train(more_shapes, tmp_path / "run", weights=str(small_weights), progress=stop, **options)
+    found = resume(tmp_path / "run", **changes)
+    assert found.metrics["epochs"] == 4
+    before, now = torch.load(small_weights), load_file(found.run / "weights.safetensors")
+    assert torch.equal(before["conv1.weight"], now["conv1.weight"]) is (changes.get("freeze", 2) > 0)
+    assert torch.equal(before["layer1.0.conv1.weight"], now["layer1.0.conv1.weight"]) is (changes.get("freeze", 2) > 1)
 
 
 def test_a_time_budget_ends_it(more_shapes, small_weights, tmp_path):

@@ -11,13 +11,14 @@ from vertebra.errors import UsageError
 from vertebra.models import ConvNet, create_model
 from vertebra.preprocessing import SMALL
 
+from .frozen_views import require_effect
 from .optimizer import dropout_rates, freeze, set_training
 from .schedule import augmentation_strength
 from .train_settings import Settings
 
 
-def check_settings(settings: Settings, processes: int) -> None:
-    """Validate the settings against the network on the meta device, before the photos are read."""
+def check_settings(settings: Settings, processes: int, *, is_new: bool = True) -> None:
+    """Validate the settings of a new or resumed run against the network on the meta device, before photos are read."""
     with torch.device("meta"):
         network = create_model(settings.model, weights=None)
         if settings.dropout is not None and not dropout_rates(network, settings):
@@ -26,6 +27,8 @@ def check_settings(settings: Settings, processes: int) -> None:
                 "Leave it out."
             )
         freeze(network, settings.freeze)
+        if is_new:
+            require_effect(settings, network)
         size = settings.image_size
         if size is not None and size <= SMALL and settings.method == "scratch":
             network.reset_resolution()

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vertebra.card import Preprocessing
-from vertebra.decoding import open_image
+from vertebra.decoding import Source, open_image
 from vertebra.errors import ImageError
 from vertebra.sources.photo_place import PhotoPlace
 
@@ -40,7 +40,8 @@ class Sample(NamedTuple):
     progress: float  # of training, 0 to 1
 
 
-Batch = tuple[Tensor, Tensor]  # uint8 (N, H, W, 3) and int64 (N,)
+# uint8 (N, H, W, 3), or with frozen stages their maps, float32 (N, h, w, C); and labels, int64 (N,).
+Batch = tuple[Tensor, Tensor]
 
 
 def derive_seed(*numbers: int) -> int:
@@ -96,20 +97,31 @@ class TrainPhotos(Dataset[Any]):
     settings: Settings
     preprocessing: Preprocessing
 
-    def __getitem__(self, sample: Sample) -> tuple[Tensor, int] | str:
-        strength = augmentation_strength(self.settings, self.preprocessing.crop_size, sample.progress)
+    def __getitem__(self, sample: Sample) -> Any:
+        seed = derive_seed(self.settings.seed, 1, sample.epoch, sample.position)
+        try:
+            return self.pixels(self.paths[sample.photo], sample.progress, seed), int(self.labels[sample.photo])
+        except ImageError as error:
+            return str(error)
+
+    def pixels(self, source: Source, progress: float, seed: int, name: str | None = None) -> Tensor:
+        """Decode and augment a photo: uint8 (H, W, 3); an ImageError if it is unreadable."""
+        strength = augmentation_strength(self.settings, self.preprocessing.crop_size, progress)
         # Even the smallest crop is no smaller than the network's input, so a large JPEG may be decoded reduced. Without
         # random crops the pixels are those of prediction, bit for bit.
         crops = self.settings.augment != "none"
         least = math.ceil(strength.size / math.sqrt(self.settings.crop_scale)) if crops else None
-        try:
-            picture = open_image(self.paths[sample.photo], at_least=least, decoding=self.preprocessing.decoding)
-            # In the main process, the training step owns the random state.
-            with torch.random.fork_rng(devices=[]):
-                seed_generators(derive_seed(self.settings.seed, 1, sample.epoch, sample.position))
-                return augment(picture, self.settings, self.preprocessing, strength), int(self.labels[sample.photo])
-        except ImageError as error:
-            return str(error)
+        picture = open_image(source, name=name, at_least=least, decoding=self.preprocessing.decoding)
+        # In the main process, the training step owns the random state.
+        with torch.random.fork_rng(devices=[]):
+            seed_generators(seed)
+            return augment(picture, self.settings, self.preprocessing, strength)
+
+    def collate(self, entries: list[Any]) -> Any:
+        """Stack the photos of a batch; if one is unreadable, return the reason."""
+        if reason := next((entry for entry in entries if isinstance(entry, str)), None):
+            return reason
+        return torch.stack([image for image, _ in entries]), torch.tensor([label for _, label in entries])
 
 
 @dataclass(eq=False)
@@ -154,8 +166,8 @@ class _BatchSampler(Sampler[list[Sample]]):
 
 def load_batches(
     photos: TrainPhotos, *, start: int, part: tuple[int, int], total: int, workers: int, pin: bool = False
-) -> Iterator[Batch | str]:
-    """Yield batches from step `start` of `total` on, without end; for an unreadable photo, the reason.
+) -> Iterator[Any]:
+    """Yield what `photos` collates, from step `start` of `total` on, without end; for an unreadable photo, the reason.
 
     `part` is the rank and the number of processes. `workers` processes decode; with 0, this one does. Unless the
     settings ask for workers, none are started where they would run the calling script again. `pin` pins memory.
@@ -169,7 +181,7 @@ def load_batches(
             photos,
             batch_sampler=draws,
             num_workers=workers,
-            collate_fn=_collate,
+            collate_fn=photos.collate,
             worker_init_fn=_ignore_signals,
             multiprocessing_context=context,
             pin_memory=pin,
@@ -200,13 +212,6 @@ def can_import_main() -> bool:
         return True
     script = Path(file).parent if Path(file).stem == "__main__" else Path(file)  # of Windows: vertebra.exe/__main__.py
     return script.stem in ("vertebra", "vertebra-script")
-
-
-def _collate(entries: list[tuple[Tensor, int] | str]) -> Batch | str:
-    good = [entry for entry in entries if not isinstance(entry, str)]
-    if len(good) < len(entries):
-        return next(entry for entry in entries if isinstance(entry, str))
-    return torch.stack([image for image, _ in good]), torch.tensor([label for _, label in good])
 
 
 def _ignore_signals(worker: int) -> None:

@@ -52,12 +52,15 @@ class FeatureStore:
     at all. Damaged rows are made again, with one warning. Each process appends to a pair of files of its own; a killed
     one leaves only whole rows. If the folder cannot be written, rows go to a temporary folder, and to memory at last.
 
-    `context` is what the values depend on besides the photo; rows of another context count as damaged.
+    `context` is what the values depend on besides the photo; rows of another context count as damaged. With
+    `spills=False` rows that the folder has no room for are dropped, and no more are taken: `is_full`.
     """
 
-    def __init__(self, folder: Path, context: str) -> None:
+    def __init__(self, folder: Path, context: str, *, spills: bool = True) -> None:
         self.folder = folder
         self.computed = 0  # rows that were put
+        self.is_full = False
+        self._spills = spills
         self._format = RecordFormat(context)
         self._lock = threading.Lock()
         self._pending: dict[bytes, Row] = {}
@@ -91,6 +94,8 @@ class FeatureStore:
     def put_row(self, digest: str, row: Row) -> None:
         """Add a row that another process has encoded."""
         with self._lock:
+            if self.is_full:
+                return
             self._pending[bytes.fromhex(digest)] = row
             self.computed += 1
             # Where nothing can be written, it is not tried again for each row.
@@ -103,6 +108,11 @@ class FeatureStore:
             self._save()
             self._reload()
             return self._keys.copy()
+
+    def refresh(self) -> None:
+        """Find the rows that other processes have added meanwhile."""
+        with self._lock:
+            self._reload()
 
     def save(self) -> None:
         """Write new rows to disk, and mark damaged ones; rows that cannot be written stay in memory."""
@@ -219,6 +229,10 @@ class FeatureStore:
 
     def _save(self) -> None:
         if self._pending and not self._append(self.folder):
+            if not self._spills:
+                self._pending.clear()
+                self.is_full = True
+                return
             with contextlib.suppress(OSError):
                 self._scratch = scratch_dir() / "features" / self.folder.name
                 self._append(self._scratch)

@@ -27,6 +27,7 @@ from .batch_limits import check_photos
 from .batch_loader import Batch, TrainPhotos, load_batches, steps_of_epoch
 from .distributed import Distributed, is_lost_process, lost_process
 from .early_stopping import EarlyStopping, validation_score
+from .frozen_stages import FrozenStages
 from .metrics import Floats
 from .optimizer import disable_inplace, freeze
 from .run_checkpoint import TrainingState, load, load_best, save, save_best
@@ -36,7 +37,7 @@ from .step_metrics import StepMetrics
 from .train_settings import Settings
 from .training_log import Log
 from .training_step import TrainingStep
-from .validation import Split, predict_logits
+from .validation import Inference, NetworkInference, Split, predict_logits
 from .weight_average import WeightAverage
 
 _LOG_SECONDS = 10.0
@@ -71,9 +72,13 @@ class Trainer:
         self.network.to(memory_format=torch.channels_last)
         disable_inplace(self.network)
         freeze(self.network, self.settings.freeze)
-        self.step = TrainingStep(
-            self.settings, self.network, self.preprocessing, self.train.labels, least, self.distributed
+        self.frozen = FrozenStages.of_run(
+            self.settings, self.network, self.preprocessing, self.distributed, self.train, self.val
         )
+        self.step = TrainingStep(
+            self.settings, self.network, self.preprocessing, self.train.labels, least, self.distributed,
+            None if self.frozen is None else self.frozen.trained,
+        )  # fmt: skip
         self.average = WeightAverage(self.network, self.settings.ema)
         self.early_stopping = EarlyStopping(self.settings.patience)
         self._saved_at = self._logged_at = self._started_at = 0.0
@@ -152,14 +157,19 @@ class Trainer:
             # With a GPU, all cores can decode; without, the network needs most of them.
             cores = usable_cores() // self.distributed.local_size
             workers = min(16, max(1, cores - 1)) if is_on_gpu else max(1, cores // 4)
-        return load_batches(
-            TrainPhotos(self.train.paths, self.train.labels, self.settings, self.preprocessing),
+        if self.frozen is None:
+            photos = TrainPhotos(self.train.paths, self.train.labels, self.settings, self.preprocessing)
+        else:
+            photos = self.frozen.photos(self.train, self.val)
+        loaded = load_batches(
+            photos,
             start=start,
             part=(self.distributed.rank, self.distributed.size),
             total=self.total_steps,
             workers=workers,
             pin=is_on_gpu,
         )
+        return loaded if self.frozen is None else self.frozen.batches(loaded)
 
     def _decide(self, state: TrainingState) -> tuple[bool, bool, bool]:
         """Decide whether to stop, save and log, the same in every process; updates the state's seconds.
@@ -186,17 +196,27 @@ class Trainer:
                 len(self.train.labels) * self.settings.epochs,
             )
 
-    def logits(self, split: Split, task: str) -> Floats:
+    def validation_logits(self) -> Floats:
+        """Predict logits (N, K) of the validation photos, from the maps of frozen stages if those are kept."""
+        if self.frozen is None:
+            return self.logits(self.val, "validating")
+        self.frozen.prepare()
+        found = self.logits(self.val, "validating", self.frozen)
+        self.frozen.save()
+        return found
+
+    def logits(self, split: Split, task: str, inference: Inference | None = None) -> Floats:
         """Predict logits (N, K), preprocessed as for prediction; all processes share the work."""
+        inference = inference or NetworkInference(self.network, self.preprocessing)
         try:
-            return predict_logits(self.network, self.preprocessing, split, self.distributed, self.progress, task)
+            return predict_logits(self.network, inference, split, self.distributed, self.progress, task)
         except ImageError as error:
             raise self._unreadable_error(str(error).rstrip(".")) from None
 
     def _validate(self, state: TrainingState, figures: dict[str, float], log: Log | None) -> None:
         self._sync_buffers()
         with self.average.applied():
-            logits = self.logits(self.val, "validating")
+            logits = self.validation_logits()
             if not np.isfinite(logits).all():  # finite weights may give infinite outputs
                 reason = "the network's outputs on validation photos are NaN or infinite"
                 self._roll_back(reason, state, state.step, self.step.optimizer.param_groups[0]["lr"])

@@ -26,7 +26,7 @@ from .prepare_training import PreparedTraining, build_run_trainer, prepare_train
 from .probe import Probe, fit_probe, network_with_head
 from .resume_checks import changed_photos, reject_changed_photos, reject_changed_settings
 from .run_checkpoint import TrainingState
-from .run_folder import CHECKPOINT, DATA, SETTINGS, format_data_table, remove_training_state, write_text
+from .run_folder import CHECKPOINT, DATA, SETTINGS, START, format_data_table, remove_training_state, write_text
 from .run_outputs import FittedNetwork, RunResult, weight_source, write_outputs
 from .train_settings import Settings
 from .training_log import read_log
@@ -89,7 +89,7 @@ def _notes_of_probe(
 def run_training(settings: Settings, folder: Path, distributed: Distributed, progress: Progress) -> None:
     """Run all steps of methods "finetune" and "scratch", or resume them."""
     with distributed.raise_together():
-        check_settings(settings, distributed.size)
+        check_settings(settings, distributed.size, is_new=not (folder / START).exists())
         if distributed.is_first:
             if (folder / CHECKPOINT).exists():
                 start = PreparedTraining.read(folder)

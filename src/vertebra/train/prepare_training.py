@@ -25,6 +25,7 @@ from .data_notes import data_notes
 from .distributed import Distributed
 from .early_stopping import validation_score
 from .fit import Trainer
+from .frozen_views import choose_views
 from .leakage import find_leaks
 from .linear_head import choose_strength
 from .lr_range_test import range_test
@@ -113,7 +114,8 @@ def prepare_training(settings: Settings, folder: Path, distributed: Distributed,
     trained = [photos.photos[i].path for i in split_indices(splits, "train").tolist()]
     _, limits = check_photos(settings, initial.network, size, splits.count("train"), distributed.size)
     write_text(folder / DATA, format_data_table(photos.photos, photos.infos, splits))
-    settings = replace(settings, image_size=size)
+    views, views_notes = choose_views(settings, initial.network, size, splits.count("train"), splits.count("val"))
+    settings = replace(settings, image_size=size, frozen_views=views if settings.freeze else None)
     alone = replace(distributed, size=1)
 
     def trainer(changed: Settings) -> Trainer:
@@ -130,7 +132,10 @@ def prepare_training(settings: Settings, folder: Path, distributed: Distributed,
         classes=photos.names,
         probe=initial.probe,
         range=tried,
-        notes=[*initial.notes, *limits, *shuffle_notes(trained, settings), *data_notes(photos, held, settings)],
+        notes=[
+            *(*initial.notes, *limits, *views_notes),
+            *(*shuffle_notes(trained, settings), *data_notes(photos, held, settings)),
+        ],
         found=findings(dataset, photos.audit),
         pictures={name: photos.pictures[split_indices(splits, name)].tolist() for name in ("val", "test")},
         leaked=find_leaks(photos, splits, held_split),
@@ -145,7 +150,7 @@ def prepare_training(settings: Settings, folder: Path, distributed: Distributed,
             # Scored as each epoch is, at the training image size. The probe's own score is at the image size of its
             # weights, which may be far from it.
             first = trainer(replace(settings, compile=False))
-            logits = first.logits(first.val, "validating")
+            logits = first.validation_logits()
             first.early_stopping.update(state, *validation_score(logits, first.val.labels))
     state.seconds = sum(timer.seconds.values())
     save_best(folder, 0, initial.network.state_dict(), alone)

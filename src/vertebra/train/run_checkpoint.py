@@ -136,9 +136,25 @@ def load(
             keys = [k for k in stored if k.startswith("optimizer.") and k.split(".", 2)[2] == name]
             if keys and parameter.requires_grad:
                 optimizer.state[parameter] = {k.split(".")[1]: _match_layout(stored[k], parameter) for k in keys}
+        _add_missing_states(optimizer)
     except (KeyError, RuntimeError) as error:
         raise _damaged_error(folder / CHECKPOINT, error) from error
     return state
+
+
+def _add_missing_states(optimizer: torch.optim.Optimizer) -> None:
+    """Add the state of parameters that were frozen when the checkpoint was written: zeros, as before a first step.
+
+    Fused steps want the state of all parameters of a group, or of none.
+    """
+    found: dict[str, Tensor] = next(iter(optimizer.state.values()), {})
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if found and parameter.requires_grad and parameter not in optimizer.state:
+                optimizer.state[parameter] = {
+                    name: torch.zeros_like(value if value.ndim == 0 else parameter, requires_grad=False)
+                    for name, value in found.items()
+                }
 
 
 def _to_cpu(tensor: Tensor) -> Tensor:

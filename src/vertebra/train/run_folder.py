@@ -189,13 +189,14 @@ def read_rows(folder: Path) -> list[dict[str, str]]:
     return found
 
 
-def read_splits(folder: Path) -> dict[str, tuple[list[PhotoPlace], list[str]]]:
-    """Read data.csv: split -> paths and labels."""
-    found: dict[str, tuple[list[PhotoPlace], list[str]]] = {}
+def read_splits(folder: Path) -> dict[str, tuple[list[PhotoPlace], list[str], list[str]]]:
+    """Read data.csv: split -> paths, labels and SHA-256, which is empty in runs of the first versions."""
+    found: dict[str, tuple[list[PhotoPlace], list[str], list[str]]] = {}
     for row in read_rows(folder):
-        paths, labels = found.setdefault(row["split"], ([], []))
+        paths, labels, digests = found.setdefault(row["split"], ([], [], []))
         paths.append(parse_place(row["path"]))
         labels.append(row["label"])
+        digests.append(row.get("sha256") or "")
     return found
 
 

@@ -72,6 +72,9 @@ class Settings:
     norm_weight_decay: float | None = within(0, 1, default=None)  # of biases and norm layers; None: the same
     layer_decay: float = within(0.1, 1, default=1.0)  # learning rate of a stage relative to the next stage
     freeze: int = within(0, 1000, default=0)  # number of frozen stages, from the stem on
+    # Random crops of a photo, used in turn, whose maps behind the frozen stages are kept. 0: none are kept, and each
+    # epoch makes new crops. None: chosen by `choose_views`.
+    frozen_views: int | None = within(0, 10_000, default=None)
     schedule: str = one_of(SCHEDULES, default="cosine")
     step_epochs: float = within(1e-3, 1e6, default=30.0)  # schedule "step": epochs between two decays
     gamma: float = within(1e-6, 1, default=0.1)  # schedule "step": factor of each decay

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vertebra.card import Preprocessing
 from vertebra.models import ConvNet
@@ -31,11 +31,13 @@ class TrainingStep:
     labels: Labels  # of all training photos
     min_images: int  # of a micro-batch, for batch norm
     distributed: Distributed
+    trained: nn.Module | None = None  # what takes the maps of frozen stages, if batches have those instead of pixels
 
     def __post_init__(self) -> None:
         self.optimizer = build_optimizer(self.network, self.settings)
         self.loss = Loss(self.settings, self.labels, self.network.num_classes, self.distributed.device)
-        self.module: Any = torch.compile(self.network) if self.settings.compile else self.network
+        module = self.network if self.trained is None else self.trained
+        self.module: Any = torch.compile(module) if self.settings.compile else module
         self._dropout_rates = dropout_rates(self.network, self.settings)
 
     def wrap_ddp(self) -> None:
@@ -54,8 +56,10 @@ class TrainingStep:
         set_dropout(self.network, self._dropout_rates, strength.dropout)
         set_training(self.network, self.settings)
         set_learning_rate(self.optimizer, lr)
-        pixels, labels = batch[0].to(device, non_blocking=True), batch[1].to(device)
-        images, targets = self.loss.mix(to_images(pixels, self.preprocessing), labels, strength.mixup)
+        inputs, labels = batch[0].to(device, non_blocking=True), batch[1].to(device)
+        images, targets = self._network_inputs(inputs), labels
+        if self.trained is None:
+            images, targets = self.loss.mix(images, labels, strength.mixup)
         loss_sum, correct, count = sums = torch.zeros(3, dtype=torch.float64, device=device)
         sizes = micro_batch_sizes(len(images), self.settings.accumulate, self.min_images)
         pairs = zip(torch.split(images, sizes), torch.split(targets, sizes), strict=True)
@@ -79,6 +83,10 @@ class TrainingStep:
         count = len(self.labels)
         steps = steps_of_epoch(count, self.settings)
         return count // steps + (step % steps < count % steps)
+
+    def _network_inputs(self, inputs: Tensor) -> Tensor:
+        """Pixels, or maps (N, h, w, C) → (N, C, …) in channels-last memory."""
+        return to_images(inputs, self.preprocessing) if self.trained is None else inputs.permute(0, 3, 1, 2)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.settings.dtype == "float32":
