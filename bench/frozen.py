@@ -189,9 +189,9 @@ def render(document: dict[str, Any]) -> str:
             )
         runs = next(iter(found.values()))
         lines.append(
-            f"{network}, five epochs on {TRAINED} photos of each class, top-1 on {runs[0]['n']:,} others, mean of "
-            f"{len(runs)} seeds (the probe: {100 * runs[0]['probe']:.1f} %), and seconds of training: "
-            f"{'; '.join(texts)}."
+            f"{network}, five epochs at {SIZE} pixels on {TRAINED} photos of each class, top-1 on {runs[0]['n']:,} "
+            f"others, mean of {len(runs)} seed(s) (the probe at 224 pixels: {100 * runs[0]['probe']:.1f} %), "
+            f"and seconds of training on a core each: {'; '.join(texts)}."
         )
         lines.append("")
     return (
