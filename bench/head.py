@@ -125,6 +125,7 @@ def by_turns(candidates: dict[str, Callable[[], Any]], n: int) -> tuple[dict[str
 def measure(small: bool, n: int) -> dict[str, Any]:
     from vertebra.train import linear_head
     from vertebra.train.logistic_regression import Solver
+    from vertebra.train.temperature import cross_entropy
 
     other = scipy_solver()
     features, labels = problem(small)
@@ -179,13 +180,13 @@ def measure(small: bool, n: int) -> dict[str, Any]:
             try:
                 found = linear_head.cross_validate(features, labels, folds, classes)
                 recipe, temperature = found.recipe(np.nonzero(found.measurable)[0])
-                recipe.fit(features, labels, classes)
+                recipe.fit(features, labels, classes, found.mean_head)
             finally:
                 linear_head.Solver = kept
             logits = recipe.logits(found.softmax_logits, found.discriminant_logits) / temperature
             return {
                 "accuracy": round(float((logits.argmax(1) == labels).mean()), 5),
-                "cross_entropy": round(linear_head.cross_entropy(logits, labels), 5),
+                "cross_entropy": round(cross_entropy(logits, labels), 5),
                 "strength": found.strength,
             }
 

@@ -99,7 +99,7 @@ def test_absent_optional_keys_get_their_defaults():
 
 def test_a_card_of_a_newer_format_says_what_to_install():
     document = json.loads(CARD.to_json()) | {"format_version": 7, "versions": {"vertebra": "3.2.0"}, "classes": 5}
-    with pytest.raises(CardError, match=r"m\.onnx has a card of format 7.*up to 2.*--upgrade 'vertebra>=3\.2\.0'"):
+    with pytest.raises(CardError, match=r"m\.onnx has a card of format 7.*up to 3.*--upgrade 'vertebra>=3\.2\.0'"):
         Card.from_json(json.dumps(document), "m.onnx")
     with pytest.raises(CardError, match=r"pip install --upgrade 'vertebra'"):
         Card.from_json(json.dumps(document | {"versions": []}), "m.onnx")
@@ -119,6 +119,20 @@ def test_only_a_card_with_bits_is_refused_by_readers_of_the_first_format():
     for card in (Card("resnet18", preprocessing), replace(CARD, preprocessing=preprocessing)):
         assert json.loads(card.to_json())["format_version"] == 2
         assert Card.from_json(card.to_json()) == card
+
+
+def test_a_card_that_squashes_is_refused_by_readers_that_would_crop():
+    for bits in (None, 12):
+        preprocessing = replace(CARD.preprocessing, decoding=Decoding(bits=bits), crop_mode="squash")
+        card = Card("resnet18", preprocessing)
+        assert json.loads(card.to_json())["format_version"] == 3
+        assert Card.from_json(card.to_json()) == card
+    document = json.loads(CARD.to_json())
+    assert document["preprocessing"].pop("crop_mode") == "center"
+    assert Card.from_json(json.dumps(document)) == CARD, "earlier cards have no crop_mode"
+    document["preprocessing"]["crop_mode"] = "border"
+    with pytest.raises(CardError, match=r"m\.onnx, preprocessing: crop_mode is 'border'; it must be center or squash"):
+        Card.from_json(json.dumps(document), "m.onnx")
 
 
 def test_a_decoding_rule_that_is_not_known_says_what_to_install():

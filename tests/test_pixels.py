@@ -17,7 +17,8 @@ from vertebra.pixels import FIT_VERSION, network_pixels, resize_and_crop
 @pytest.mark.parametrize("size", [(300, 200), (200, 300), (97, 640), (224, 224), (40, 40)])
 @pytest.mark.parametrize("kind", ["png", "jpeg"])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
-def test_network_pixels_are_those_of_training(tmp_path, size, kind, interpolation):
+@pytest.mark.parametrize("crop_mode", ["center", "squash"])
+def test_network_pixels_are_those_of_training(tmp_path, size, kind, interpolation, crop_mode):
     """Bit for bit what the published preprocessing cuts out before it normalises."""
     torch = pytest.importorskip("torch")
     from vertebra.models._preset import ImageClassification
@@ -25,11 +26,22 @@ def test_network_pixels_are_those_of_training(tmp_path, size, kind, interpolatio
     random = np.random.default_rng(0)
     picture = Image.fromarray(random.integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
     picture.save(tmp_path / f"photo.{kind}")
-    plain = Preprocessing(224, 256, interpolation, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    plain = Preprocessing(224, 256, interpolation, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), crop_mode=crop_mode)
     expected = ImageClassification(plain)(open_image(tmp_path / f"photo.{kind}"))
     pixels = network_pixels(tmp_path / f"photo.{kind}", plain)
     assert pixels.shape == (224, 224, 3) and pixels.dtype == np.uint8
     assert torch.equal(torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255, expected)
+
+
+@pytest.mark.parametrize("size", [(300, 200), (200, 300), (224, 224), (40, 40)])
+def test_a_squashed_photo_is_whole(size):
+    picture = Image.new("RGB", size)
+    picture.paste((255, 0, 0), (0, 0, size[0] // 4, size[1]))  # the left quarter
+    picture.paste((0, 255, 0), (0, size[1] * 3 // 4, size[0], size[1]))  # the lowest quarter
+    pixels = resize_and_crop(picture, Preprocessing(64, 64, "nearest", crop_mode="squash"))
+    assert pixels.shape == (64, 64, 3)
+    assert (pixels[:48, :16] == (255, 0, 0)).all() and (pixels[48:] == (0, 255, 0)).all()
+    assert not pixels[:48, 16:].any()
 
 
 @pytest.mark.parametrize("upright", [False, True])

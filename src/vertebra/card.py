@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 from vertebra.errors import VertebraError, printable, shortened
-from vertebra.preprocessing import BITS, DECODING_VERSION, INTERPOLATIONS, MAX_RESIZED_PIXELS
+from vertebra.preprocessing import BITS, CROP_MODES, DECODING_VERSION, INTERPOLATIONS, MAX_RESIZED_PIXELS
 from vertebra.preprocessing import Decoding as Decoding
 from vertebra.preprocessing import Preprocessing as Preprocessing
 from vertebra.protobuf import Span, iter_fields, read_content, require_span
 from vertebra.strict_json import loads
 
 METADATA_KEY = "vertebra.card"
-FORMAT_VERSION = 2  # the newest that can be read; `Card.format_version` is what a card is written in
+FORMAT_VERSION = 3  # the newest that can be read; `Card.format_version` is what a card is written in
 PRECISIONS = ("float32", "int8")
 
 MAX_SIDE = math.isqrt(MAX_RESIZED_PIXELS)  # of a square input
@@ -73,8 +73,9 @@ class Card:
     content_sha256: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        # Readers of format 1 ignore `bits`: 12-bit photos would be nearly black.
+        # Readers of format 1 ignore `bits`: 12-bit photos would be nearly black. Those of format 2 ignore `crop_mode`.
         needed = 1 if self.preprocessing.decoding.bits is None else 2
+        needed = needed if self.preprocessing.crop_mode == "center" else 3
         object.__setattr__(self, "format_version", max(self.format_version, needed))
 
     def class_name(self, index: int) -> str:
@@ -147,6 +148,7 @@ _RULES: dict[str, _Rule] = {
     "interpolation": (str, ", ".join(INTERPOLATIONS), INTERPOLATIONS.__contains__),
     "mean": _channel_rule(-_MAX_SCALE),
     "std": _channel_rule(1 / _MAX_SCALE),
+    "crop_mode": (str, " or ".join(CROP_MODES), CROP_MODES.__contains__),
     "decoding": _OBJECT,
     "rule": _COUNT,
     "bits": (int | None, f"null or a whole number from {BITS[0]} to {BITS[1]}", lambda n: BITS[0] <= n <= BITS[1]),
@@ -204,7 +206,7 @@ def _build_card(document: dict[str, Any], source: str) -> Card:
 
 
 def _build_preprocessing(document: dict[str, Any], source: str) -> Preprocessing:
-    found = _read_record(Preprocessing, {"decoding": {"rule": 1}, **document}, source)
+    found = _read_record(Preprocessing, {"decoding": {"rule": 1}, "crop_mode": "center", **document}, source)
     decoding = Decoding(**_read_record(Decoding, found["decoding"], f"{source}, decoding"))
     if decoding.rule > DECODING_VERSION:
         raise CardError(

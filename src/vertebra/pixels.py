@@ -13,7 +13,7 @@ from PIL import Image
 
 from vertebra.decoding import Source, decode, decode_opened, source_name
 from vertebra.decoding_notes import DecodingNotes
-from vertebra.preprocessing import Preprocessing, center_crop_box, resized_size, strip_crop_box
+from vertebra.preprocessing import Preprocessing, center_crop_box, strip_crop_box
 
 Pixels: TypeAlias = NDArray[np.uint8]
 
@@ -62,11 +62,11 @@ def network_pixels(
 
 
 def resize_and_crop(picture: Image.Image, preprocessing: Preprocessing) -> Pixels:
-    """Resize the shorter side and center-crop: RGB picture → uint8 (crop, crop, 3)."""
+    """Resize the shorter side, or squash, and center-crop: RGB picture → uint8 (crop, crop, 3)."""
     box = strip_crop_box(*picture.size)
     if box != (0, 0, *picture.size):
         picture = picture.crop(box)
-    size = resized_size(picture.height, picture.width, preprocessing.resize_size)
+    size = preprocessing.resized(picture.height, picture.width)
     if size != (picture.height, picture.width):
         picture = picture.resize(size[::-1], _FILTERS[preprocessing.interpolation])
     return np.asarray(picture.crop(center_crop_box(picture.height, picture.width, preprocessing.crop_size)))

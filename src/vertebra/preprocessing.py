@@ -16,6 +16,9 @@ from typing import Any, Self
 from vertebra.errors import ImageError, UsageError, suggest
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+# Names as in timm. "center": the shorter side is resized, which keeps the aspect ratio, and the crop cuts off the ends
+# of the longer side; "squash": both sides are resized to the same length.
+CROP_MODES = ("center", "squash")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -50,8 +53,8 @@ class Decoding:
 class Preprocessing:
     """From an image file to the input of a network.
 
-    Decode the file to RGB, resize its shorter side to `resize_size`, center-crop `crop_size` × `crop_size`, scale the
-    values from 0–255 to 0–1, then apply `(value - mean) / std` to each channel.
+    Decode the file to RGB, resize its shorter side to `resize_size` (both sides with `crop_mode="squash"`), center-crop
+    `crop_size` × `crop_size`, scale the values from 0–255 to 0–1, then apply `(value - mean) / std` to each channel.
 
     `Preprocessing(size=224, resize=256, interpolation="bicubic", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))`
 
@@ -63,6 +66,7 @@ class Preprocessing:
         mean: one number per channel, or one for all, for values from 0 to 1.
         std: likewise.
         decoding: how ambiguous files are decoded.
+        crop_mode: "center" or "squash", as timm names them: whether the aspect ratio is kept.
         crop_pct: `crop_size / resize_size`; `resize_size` is rounded down, as in timm.
 
     Raises:
@@ -75,6 +79,7 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     decoding: Decoding
+    crop_mode: str
 
     def __init__(
         self,
@@ -84,6 +89,7 @@ class Preprocessing:
         mean: float | Sequence[float] = IMAGENET_MEAN,
         std: float | Sequence[float] = IMAGENET_STD,
         decoding: Decoding = Decoding(),
+        crop_mode: str = "center",
         *,
         size: int | None = None,
         resize: int | None = None,
@@ -105,6 +111,8 @@ class Preprocessing:
         if name not in INTERPOLATIONS:
             hint = suggest(str(name), INTERPOLATIONS)
             raise UsageError(f"interpolation is {name!r}; allowed are {', '.join(INTERPOLATIONS)}. {hint}".strip())
+        if crop_mode not in CROP_MODES:
+            raise UsageError(f"crop_mode is {crop_mode!r}; allowed are {' and '.join(CROP_MODES)}.")
         for field, value in {
             "crop_size": crop_size,
             "resize_size": resize_size,
@@ -112,6 +120,7 @@ class Preprocessing:
             "mean": _parse_channels("mean", mean),
             "std": _parse_channels("std", std),
             "decoding": decoding,
+            "crop_mode": crop_mode,
         }.items():
             object.__setattr__(self, field, value)
         if 0 in self.std:
@@ -158,10 +167,8 @@ class Preprocessing:
         unknown = ""
         if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
             unknown = f"input_size {shape}, and an exported file takes square RGB photos, (3, N, N)"
-        elif mode != "center":
-            unknown = (
-                f"crop_mode {mode!r}, and here the shorter side is resized and the centre cut out (crop_mode 'center')"
-            )
+        elif mode not in CROP_MODES:
+            unknown = f"crop_mode {mode!r}, and known here are {', '.join(CROP_MODES)}"
         elif interpolation not in INTERPOLATIONS:
             unknown = f"interpolation {interpolation!r}, and known here are {', '.join(INTERPOLATIONS)}"
         if unknown:
@@ -175,22 +182,39 @@ class Preprocessing:
             interpolation,
             cfg.get("mean") or IMAGENET_MEAN,
             cfg.get("std") or IMAGENET_STD,
+            crop_mode=mode,
         )
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of a picture before the center crop; an `ImageError` as of `resized_size`."""
+        if self.crop_mode == "squash":
+            return self.resize_size, self.resize_size
+        return resized_size(height, width, self.resize_size)
+
+    def describe(self) -> str:
+        """What is done to a picture, in a few words."""
+        if self.crop_mode == "center":
+            sides = f"shorter side to {self.resize_size} pixels"
+        else:
+            sides = f"squashed to {self.resize_size} × {self.resize_size} pixels"
+        is_whole = self.crop_mode == "squash" and self.resize_size == self.crop_size
+        crop = "the whole picture" if is_whole else f"centre {self.crop_size} × {self.crop_size}"
+        return f"{sides} ({self.interpolation}), {crop}"
 
 
 def training_preprocessing(
-    published: Preprocessing, size: int | None, crop_pct: float, decoding: Decoding
+    published: Preprocessing, size: int | None, crop_pct: float, decoding: Decoding, crop_mode: str = "center"
 ) -> Preprocessing:
     """The resize and center crop of a network that is trained on the user's photos.
 
     With `crop_pct=1.0` (the default of training), the shorter side is resized to the input size, so that the center
-    crop cuts only the ends of the longer side. Published weights have 0.875. On Caltech-101 the probe's accuracy is
-    95.0 % at 1.0 and 94.7 % at 0.875; with 10 photos per class 90.7 % and 88.8 % (`bench/views.py`). `size` None is the
-    size of `published`; up to `SMALL` pixels, crop_pct is always 1.0.
+    crop cuts only the ends of the longer side, and with `crop_mode="squash"` nothing. Published weights have 0.875.
+    `bench/views.py` compares the three. `size` None is the size of `published`; up to `SMALL` pixels, crop_pct is
+    always 1.0.
     """
     size = size or published.crop_size
     resize_size = round(size / (crop_pct if size > SMALL else 1.0))
-    return replace(published, crop_size=size, resize_size=resize_size, decoding=decoding)
+    return replace(published, crop_size=size, resize_size=resize_size, decoding=decoding, crop_mode=crop_mode)
 
 
 def resized_size(height: int, width: int, target: int) -> tuple[int, int]:

@@ -122,3 +122,14 @@ def test_pictures_are_bounded_and_say_that_they_are_not_exact():
 def test_a_file_without_a_picture():
     with pytest.raises(ImageError, match="not an image"):
         read_photo(b"text", WAY)
+
+
+def test_a_squashed_photo_is_shown_whole():
+    way = Preprocessing(size=64, resize=64, crop_mode="squash")
+    content = PHOTOS["plain"][0]
+    photo = read_photo(content, way)
+    shown = photo.to_dict()
+    assert np.array_equal(photo.pixels, network_pixels(content, way))
+    assert shown["squashed"] and shown["resized"] == [64, 64] and shown["box"] == [0, 0, 64, 64]
+    assert shown["crop"] == pytest.approx([0, 0, 120, 90])
+    assert not read_photo(content, WAY).to_dict()["squashed"]

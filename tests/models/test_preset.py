@@ -191,6 +191,24 @@ def test_a_strip_that_would_fill_the_memory_is_refused() -> None:
     assert resized_size(1, 2000, 256) == (256, 512_000)
 
 
+@pytest.mark.parametrize("resize", [28, 32])
+def test_squashed_is_what_torchvision_makes_of_both_sides(resize: int) -> None:
+    card = replace(CARD, resize_size=resize, crop_mode="squash", mean=(0.0,) * 3, std=(1.0,) * 3)
+    random = np.random.default_rng(0)
+    for size in ((30, 47), (47, 30), (40, 40)):
+        pixels = random.integers(0, 256, (*size, 3), dtype=np.uint8)
+        tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+        for given_, shown in ((Image.fromarray(pixels), Image.fromarray(pixels)), (tensor, tensor)):
+            resized = oracle.resize(shown, [resize, resize], InterpolationMode.BILINEAR, antialias=True)
+            expected = oracle.center_crop(resized, [28])
+            expected = oracle.pil_to_tensor(expected) if isinstance(expected, Image.Image) else expected
+            assert torch.equal(ImageClassification(card)(given_), expected / 255)
+        grey = replace(card, mean=(0.0,), std=(1.0,))
+        one = Image.fromarray(pixels[..., 0])
+        expected = oracle.center_crop(oracle.resize(one, [resize, resize], InterpolationMode.BILINEAR), [28])
+        assert torch.equal(ImageClassification(grey)(one), oracle.pil_to_tensor(expected) / 255)
+
+
 # --- the object ------------------------------------------------------------------------------------------------------
 
 

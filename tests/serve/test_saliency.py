@@ -194,6 +194,14 @@ def test_large_pictures_come_back_small():
     assert shrink(Image.new("RGB", (300, 200))).size == (300, 200)
 
 
+def test_of_a_squashed_photo_the_box_is_all():
+    assert crop_box(200, 300, Preprocessing(224, 224, crop_mode="squash")) == pytest.approx((0, 0, 1, 1))
+    edge = 1 / 16
+    assert crop_box(300, 200, Preprocessing(224, 256, crop_mode="squash")) == pytest.approx(
+        (edge, edge, 1 - edge, 1 - edge)
+    )
+
+
 @pytest.mark.parametrize("upright", [False, True])
 @pytest.mark.parametrize(("length", "width"), [(20_000, 2), (30_000, 1)])
 def test_of_a_strip_the_box_is_in_its_middle(client, upright, length, width):

@@ -7,7 +7,7 @@ pytest.importorskip("torch")
 
 from sklearn.linear_model import LogisticRegression
 
-from vertebra.train.logistic_regression import Solver
+from vertebra.train.logistic_regression import Head, Solver
 from vertebra.train.temperature import cross_entropy
 
 
@@ -50,6 +50,20 @@ def test_a_warm_start_changes_nothing(problem):
     solver.fit(1e-2)
     warm, cold = solver.fit(1e-3), Solver(features, labels, 4).fit(1e-3)
     assert np.abs(warm.logits(features) - cold.logits(features)).max() < 0.05
+
+
+def test_it_starts_from_a_head(problem):
+    features, labels = problem
+    cold = Solver(features, labels, 4)
+    expected = cold.fit(1e-4)
+    near = [Solver(features[part], labels[part], 4).fit(1e-4) for part in (slice(None, None, 2), slice(1, None, 2))]
+    warm = Solver(features, labels, 4)
+    warm.start_from(Head(sum(one.weight for one in near) / 2, sum(one.bias for one in near) / 2))
+    assert np.abs(warm.fit(1e-4).logits(features) - expected.logits(features)).max() < 0.05
+    warm.start_from(expected)
+    steps = warm.steps
+    warm.fit(1e-4)
+    assert warm.steps - steps <= 2 < cold.steps, "what is converged takes no further step"
 
 
 def test_one_class_takes_no_step(problem):

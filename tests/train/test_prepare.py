@@ -25,6 +25,23 @@ def test_what_the_network_sees_of_a_photo():
         found = run_preprocessing(settings(**values), published, size)
         assert (found.crop_size, found.resize_size) == expected
         assert found.interpolation == "bicubic"
+        assert found.crop_mode == "center", "random crops of training keep about the aspect ratio"
     assert run_preprocessing(settings(bits=12), published).decoding == Decoding(bits=12)
     with pytest.raises(UsageError, match=r"crop_pct is 1\.5; it must be from 0\.1 to 1"):
         settings(crop_pct=1.5)
+
+
+def test_the_probe_gets_the_whole_photo():
+    published = Preprocessing(224, 256, interpolation="bicubic")
+    for values, expected in (
+        ({}, (224, "squash")),
+        ({"crop_mode": "center"}, (224, "center")),
+        ({"crop_pct": 0.875}, (256, "center")),  # timm's name of the share that is cut out of the middle
+        ({"crop_pct": 0.875, "crop_mode": "squash"}, (256, "squash")),
+    ):
+        found = run_preprocessing(settings(method="probe", **values), published)
+        assert (found.resize_size, found.crop_mode) == expected
+    assert run_preprocessing(settings(method="finetune"), published).crop_mode == "center"
+    assert run_preprocessing(settings(method="finetune", crop_mode="squash"), published).crop_mode == "squash"
+    with pytest.raises(UsageError, match=r"no crop_mode 'border'"):
+        settings(method="probe", crop_mode="border")

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch")
+import torch
 
 from vertebra.errors import VertebraError
 from vertebra.train import discriminant, logistic_regression
+from vertebra.train.design_matrix import design_matrix
 from vertebra.train.discriminant import fit_discriminant
 from vertebra.train.feature_store import FeatureStore
 from vertebra.train.linear_head import cross_validate
@@ -112,3 +114,21 @@ def test_a_full_disk_is_told_before_the_fit(problem, monkeypatch):
     monkeypatch.setattr(logistic_regression.os, "posix_fallocate", full)
     with pytest.raises(VertebraError, match=r"no room for 0\.0 GB, the logits of 900 photos .* Set TMPDIR"):
         Solver(*problem, CLASSES)
+
+
+@pytest.mark.parametrize("classes", [5, 15, 16, 17, 30, 33])
+def test_products_are_those_of_the_whole_matrix_whatever_the_number_of_classes(problem, classes):
+    """Columns are padded where there are 15, 30 and 16 or more by little; the padding is not seen."""
+    features, _ = problem
+    random = torch.Generator().manual_seed(0)
+    memory = torch.from_numpy(features.to_memory()).double()
+    centred = memory - memory.mean(0)
+    whole = torch.cat([centred / centred.norm(dim=1).mean(), torch.ones(len(memory), 1)], 1)
+    weight = torch.randn(31, classes, generator=random)
+    residual = torch.randn(len(memory), classes, generator=random)
+    for design in (design_matrix(features), design_matrix(features.to_memory())):
+        blocks = [found.clone() for _, found in design.product(weight)]
+        assert torch.allclose(torch.cat(blocks).double(), whole @ weight.double(), atol=1e-4)
+        gradient = design.transposed_product(lambda rows: residual[rows].clone(), classes)
+        assert gradient.shape == weight.shape
+        assert torch.allclose(gradient.double(), whole.T @ residual.double(), atol=1e-3)

@@ -26,6 +26,7 @@ export interface Card {
   preprocessing: {
     crop_size: number;
     resize_size: number;
+    crop_mode?: string;
     interpolation: string;
     mean: number[];
     std: number[];

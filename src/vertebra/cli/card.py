@@ -127,8 +127,7 @@ def card_rows(card: Card) -> list[tuple[str, str]]:
         ("input", f"image: uint8 (N, {steps.crop_size}, {steps.crop_size}, 3), RGB"),
         (
             "preprocessing",
-            f"shorter side to {steps.resize_size} pixels ({steps.interpolation}), centre {steps.crop_size} × "
-            f"{steps.crop_size}; the graph normalises",
+            f"{steps.describe()}; the graph normalises",
         ),
         ("16-bit photos", _describe_white(steps.decoding)),
         ("outputs", "probabilities (N, K), embedding (N, D), features (N, C, h, w)"),

@@ -16,7 +16,7 @@ from vertebra.decoding import Source, decode, source_name
 from vertebra.errors import ImageError, UsageError
 from vertebra.missing_photos import explain_missing, is_missing
 from vertebra.pixels import Pixels, resize_and_crop
-from vertebra.preprocessing import Preprocessing, center_crop_box, resized_size, strip_crop_box
+from vertebra.preprocessing import Preprocessing, center_crop_box, strip_crop_box
 
 from .encoding import data_url
 
@@ -45,7 +45,7 @@ class Photo:
         """
         given = self.preprocessing
         left, top, right, bottom = strip = strip_crop_box(*self.picture.size)
-        height, width = resized_size(bottom - top, right - left, given.resize_size)
+        height, width = given.resized(bottom - top, right - left)
         box = center_crop_box(height, width, given.crop_size)
         across, down = (right - left) / width, (bottom - top) / height
         picture, _ = _data_url(_shown(self.picture))
@@ -58,6 +58,7 @@ class Photo:
             "strip": list(strip),
             "crop": [left + box[0] * across, top + box[1] * down, left + box[2] * across, top + box[3] * down],
             "resized": [width, height],
+            "squashed": given.crop_mode == "squash",
             "interpolation": given.interpolation,
             "box": list(box),
             "size": given.crop_size,

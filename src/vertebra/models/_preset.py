@@ -16,7 +16,7 @@ from vertebra.card import Preprocessing
 from vertebra.decoding_notes import DecodingNotes
 from vertebra.errors import UsageError, warn
 from vertebra.pixels import network_pixels
-from vertebra.preprocessing import center_crop_box, resized_size
+from vertebra.preprocessing import center_crop_box
 from vertebra.units import counted
 
 
@@ -29,7 +29,7 @@ class InterpolationMode(Enum):
 
 
 class ImageClassification(nn.Module):
-    """Resize the shorter side, cut out the centre, scale to 0–1, normalise.
+    """Resize the shorter side (or squash), cut out the centre, scale to 0–1, normalise.
 
     A PIL image or a tensor (C, H, W) → float32 (C, crop, crop); a batch (N, C, H, W) → (N, C, crop, crop). Integer
     tensors span their type's range, floating-point ones 0–1.
@@ -70,6 +70,15 @@ class ImageClassification(nn.Module):
         )
         return img.sub(mean).div_(std)
 
+    def _current(self) -> Preprocessing:
+        """The preprocessing with the attributes that torchvision's class has, which may have been changed."""
+        return replace(
+            self.preprocessing,
+            crop_size=self.crop_size[0],
+            resize_size=self.resize_size[0],
+            interpolation=self.interpolation.value,
+        )
+
     def _crop_picture(self, img: Any) -> Tensor:
         """A PIL image → (C, crop, crop) of its own type."""
         if not hasattr(img, "getbands"):
@@ -78,12 +87,7 @@ class ImageClassification(nn.Module):
                 "Open a file with PIL.Image.open(path)."
             )
         if len(self.mean) == 3:
-            now = replace(
-                self.preprocessing,
-                crop_size=self.crop_size[0],
-                resize_size=self.resize_size[0],
-                interpolation=self.interpolation.value,
-            )
+            now = self._current()
             notes = DecodingNotes(now.decoding)
             cut = network_pixels(img, now, notes=notes)
             if (bits := notes.suggested) is not None:
@@ -93,7 +97,7 @@ class ImageClassification(nn.Module):
                     "dark indeed, bits=16."
                 )
             return torch.as_tensor(np.array(cut)).permute(2, 0, 1)
-        size = resized_size(img.height, img.width, self.resize_size[0])
+        size = self._current().resized(img.height, img.width)
         img = img.resize(size[::-1], Image.Resampling[self.interpolation.name])
         img = img.crop(center_crop_box(img.height, img.width, self.crop_size[0]))
         pixels = torch.as_tensor(np.array(img))
@@ -105,7 +109,7 @@ class ImageClassification(nn.Module):
             raise UsageError(
                 f"the input is a tensor of shape {tuple(img.shape)}; allowed are (C, H, W) and (N, C, H, W), not empty."
             )
-        size = resized_size(img.shape[-2], img.shape[-1], self.resize_size[0])
+        size = self._current().resized(img.shape[-2], img.shape[-1])
         if size != tuple(img.shape[-2:]):
             img = self._resize_tensor(img, size)
         height, width = img.shape[-2:]
@@ -144,8 +148,9 @@ class ImageClassification(nn.Module):
 
     def describe(self) -> str:
         """One paragraph for a person: what comes in and what is done to it."""
+        sides = "Both sides are" if self.preprocessing.crop_mode == "squash" else "The shorter side is"
         return (
-            "Takes a PIL image, a tensor (C, H, W) or a batch (N, C, H, W). The shorter side is resized to "
+            f"Takes a PIL image, a tensor (C, H, W) or a batch (N, C, H, W). {sides} resized to "
             f"resize_size={self.resize_size} with interpolation={self.interpolation} and the centre "
             f"crop_size={self.crop_size} cut out. The values are scaled to [0.0, 1.0], then normalised with "
             f"mean={self.mean} and std={self.std}."

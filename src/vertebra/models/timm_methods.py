@@ -193,7 +193,7 @@ class TimmMethods:
             "fixed_input_size": False,
             "interpolation": preprocessing.interpolation,
             "crop_pct": size / preprocessing.resize_size,
-            "crop_mode": "center",
+            "crop_mode": preprocessing.crop_mode,
             "mean": preprocessing.mean,
             "std": preprocessing.std,
             "pool_size": (side, side),  # of the last feature map; fastai reads it and pools the maps itself

@@ -17,7 +17,7 @@ from PIL import Image
 from vertebra.card import Preprocessing
 from vertebra.graph.onnx_reader import Array, OnnxFile, OnnxNode
 from vertebra.pixels import Pixels
-from vertebra.preprocessing import center_crop_box, resized_size, strip_crop_box
+from vertebra.preprocessing import center_crop_box, strip_crop_box
 
 Map = NDArray[np.float32]
 
@@ -141,7 +141,7 @@ def shrink(picture: Image.Image) -> Image.Image:
 def crop_box(height: int, width: int, preprocessing: Preprocessing) -> tuple[float, float, float, float]:
     """Left, top, right, bottom of the network's crop as shares of the image's sides; may extend outside it."""
     x, y, x_end, y_end = strip_crop_box(width, height)
-    high, wide = resized_size(y_end - y, x_end - x, preprocessing.resize_size)
+    high, wide = preprocessing.resized(y_end - y, x_end - x)
     left, top, right, bottom = center_crop_box(high, wide, preprocessing.crop_size)
     across, down = (x_end - x) / wide, (y_end - y) / high  # pixels of the photo per resized pixel
     return (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,9 +35,7 @@ def augment(
     )
     if transform is None:
         size = strength.size * preprocessing.resize_size // preprocessing.crop_size
-        pixels: Any = resize_and_crop(
-            picture, Preprocessing(strength.size, size, interpolation=preprocessing.interpolation)
-        )
+        pixels: Any = resize_and_crop(picture, replace(preprocessing, crop_size=strength.size, resize_size=size))
     else:
         pixels = np.asarray(transform(picture))
     image = torch.from_numpy(np.array(pixels))

@@ -11,12 +11,15 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .metrics import Floats
 from .stored_features import Features, StoredFeatures
 
 _BLOCK_ROWS = 8192  # of features in memory
+# Columns are padded with zeros to a multiple of this, the width of the kernels: products with 112 columns take three
+# quarters of the time of those with 101.
+_COLUMNS = 16
 
 
 class DesignMatrix(Protocol):
@@ -51,16 +54,17 @@ class _InMemory:
         self.shape = self._values.shape[0], self._values.shape[1]
 
     def product(self, weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        factor, classes = _padded(weight), weight.shape[1]
         for start in range(0, len(self._values), _BLOCK_ROWS):
             rows = slice(start, min(len(self._values), start + _BLOCK_ROWS))
-            yield rows, self._values[rows] @ weight
+            yield rows, (self._values[rows] @ factor)[:, :classes]
 
     def transposed_product(self, residual: Callable[[slice], Tensor], classes: int) -> Tensor:
-        found = torch.zeros(self.shape[1], classes)
+        found = _padded(torch.zeros(self.shape[1], classes))
         for start in range(0, len(self._values), _BLOCK_ROWS):
             rows = slice(start, min(len(self._values), start + _BLOCK_ROWS))
-            found += self._values[rows].T @ residual(rows)
-        return found
+            found.addmm_(self._values[rows].T, _padded(residual(rows)))
+        return found[:, :classes].contiguous()
 
     def sample(self, rows: Tensor) -> Tensor:
         return self._values[rows, :-1]
@@ -89,19 +93,26 @@ class _Streamed:
     def product(self, weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
         scaled = weight[:-1] / self.scale
         bias = weight[-1] - self.mean @ scaled
+        factor, classes = _padded(scaled), weight.shape[1]
         for rows, block, scale in self._features.blocks():
-            yield rows, torch.addcmul(bias, block @ scaled, scale)
+            yield rows, torch.addcmul(bias, (block @ factor)[:, :classes], scale)
 
     def transposed_product(self, residual: Callable[[slice], Tensor], classes: int) -> Tensor:
-        found = torch.zeros(self.shape[1] - 1, classes, dtype=torch.float64)
+        found = _padded(torch.zeros(self.shape[1] - 1, classes, dtype=torch.float64))
         total = torch.zeros(classes, dtype=torch.float64)
         for rows, block, scale in self._features.blocks():
             errors = residual(rows)
             total += errors.sum(0, dtype=torch.float64)
-            found += block.T @ errors.mul_(scale)
-        found = (found - self.mean.double()[:, None] * total) / self.scale
+            found += block.T @ _padded(errors.mul_(scale))
+        found = (found[:, :classes] - self.mean.double()[:, None] * total) / self.scale
         return torch.cat([found, total[None]]).float()
 
     def sample(self, rows: Tensor) -> Tensor:
         found = torch.from_numpy(self._features[np.sort(rows.numpy())].to_memory())
         return found.sub_(self.mean).div_(self.scale)
+
+
+def _padded(values: Tensor) -> Tensor:
+    """(R, K) → (R, K padded); few classes stay as they are, as padding would multiply their operations."""
+    missing = -values.shape[1] % _COLUMNS
+    return nn.functional.pad(values, (0, missing)) if 4 * missing <= values.shape[1] else values

@@ -81,6 +81,11 @@ class Solver:
             self._preconditioner = _Preconditioner(self.design)
         self._logits, self._change = logit_arrays(count, classes)
 
+    def start_from(self, head: Head) -> None:
+        """Let the next fit start from a head, which is for raw features."""
+        weight, bias = torch.from_numpy(head.weight), torch.from_numpy(head.bias)
+        self.weight = torch.cat([weight * self.design.scale, (bias + self.design.mean @ weight)[None]])
+
     @torch.no_grad()
     def fit(self, strength: float, min_change: float = MIN_CHANGE) -> Head:
         """Fit a head for a strength, starting from the previous fit."""

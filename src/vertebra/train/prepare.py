@@ -126,7 +126,10 @@ def select_usable_photos(dataset: Dataset, infos: list[ImageInfo], settings: Set
 
 def run_preprocessing(settings: Settings, published: Preprocessing, size: int | None = None) -> Preprocessing:
     """Return the preprocessing of a run's network, from that of its weights and the settings."""
-    return training_preprocessing(published, size, settings.crop_pct, settings.decoding)
+    mode = settings.crop_mode
+    if mode is None:
+        mode = "squash" if settings.method == "probe" and settings.crop_pct == 1 else "center"
+    return training_preprocessing(published, size, settings.crop_pct, settings.decoding, mode)
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def fit_probe(prepared: PreparedProbe, progress: Progress) -> Probe:
     fits = len(np.unique(folds)) + 1
     found = cross_validate(features, labels, folds, classes, progress, more_fits=1)
     recipe, temperature = found.recipe(np.nonzero(found.measurable)[0])
-    head = recipe.fit(features, labels, classes)
+    head = recipe.fit(features, labels, classes, found.mean_head)
     progress("fitting", fits, fits)
     return Probe(head, recipe, temperature, found)
 

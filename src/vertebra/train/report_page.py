@@ -291,7 +291,4 @@ def describe_preprocessing(preprocessing: Preprocessing) -> str:
     p = preprocessing
     mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (p.mean, p.std))
     bits = "" if p.decoding.bits is None else f"; 16-bit files: {p.decoding.bits} bits used"
-    return (
-        f"shorter side to {p.resize_size} pixels ({p.interpolation}), centre {p.crop_size} × {p.crop_size}; "
-        f"mean {mean}; standard deviation {std}{bits}"
-    )
+    return f"{p.describe()}; mean {mean}; standard deviation {std}{bits}"

@@ -13,7 +13,7 @@ from typing import Any
 from vertebra.data import is_public_name
 from vertebra.data.shard_files import is_pattern
 from vertebra.errors import UsageError, suggest
-from vertebra.preprocessing import BITS, Decoding
+from vertebra.preprocessing import BITS, CROP_MODES, Decoding
 from vertebra.storage import Location
 
 from .presets import PRESETS
@@ -46,6 +46,9 @@ class Settings:
     folds: int = within(2, 50, default=5)  # probe: folds of cross-validation, if the data has no split
     # Share of a photo's shorter side in the centre crop, as in timm; 0.875 in most ImageNet papers.
     crop_pct: float = within(0.1, 1, default=1.0)
+    # "center" keeps a photo's aspect ratio and cuts off the ends of its longer side, "squash" keeps the whole photo.
+    # None: squash for a probe whose crop_pct is 1, center for the other methods, which train on random crops.
+    crop_mode: str | None = one_of(CROP_MODES, default=None)
     # Significant bits of 16-bit files without that metadata: white is 2**bits - 1; None: 16.
     bits: int | None = within(*BITS, default=None)
     # For a table: column names (None: detected), and the folder that its paths are relative to (None: the table's).
@@ -228,7 +231,7 @@ _REMOVED = {
 # Settings that every method uses from the start.
 _COMMON_FIELDS = (
     *("data", "ignore", "allow_unseen", "path_column", "label_column", "split_column", "image_root"),
-    *("model", "weights", "method", "seed", "crop_pct", "bits", "cwd"),
+    *("model", "weights", "method", "seed", "crop_pct", "crop_mode", "bits", "cwd"),
 )
 # Settings that cannot change during a run, as what has been done depends on them.
 FIXED = (*_COMMON_FIELDS, "preset", "batch_size", "image_size", "optimizer", "ema", "shuffle_shards")

@@ -119,6 +119,8 @@ export interface Photo {
   crop: number[];
   /** (width, height) of the photo after resizing, of which `box`, `size` × `size` pixels, is cut out. */
   resized: number[];
+  /** Both sides are resized to the same length. */
+  squashed: boolean;
   interpolation: string;
   box: number[];
   size: number;

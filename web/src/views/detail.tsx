@@ -311,11 +311,11 @@ function useHeat(item: Item, index: number | null, model: Model | null, layer: "
   return heat;
 }
 
-/** The crop that is the network's input: the shorter side is resized, the centre cut out. */
-function cropBox(result: Result, { preprocessing: { crop_size, resize_size } }: Card): Record<string, string> {
+/** The crop that is the network's input: the shorter side is resized, or both are, and the centre cut out. */
+function cropBox(result: Result, { preprocessing: { crop_size, resize_size, crop_mode } }: Card): Record<string, string> {
   const { width = 1, height = 1 } = result;
-  const scale = resize_size / Math.min(width, height);
-  const share = (side: number) => Math.min(1, crop_size / (side * scale));
+  const scale = (side: number) => resize_size / (crop_mode === "squash" ? side : Math.min(width, height));
+  const share = (side: number) => Math.min(1, crop_size / (side * scale(side)));
   const [wide, high] = [share(width), share(height)];
   return {
     left: `${50 * (1 - wide)}%`,

@@ -84,18 +84,20 @@ function Tile({ name, children }: { name: string; children: ComponentChildren })
 }
 
 function Preprocessing({ card }: { card: Card }) {
-  const { crop_size, resize_size, interpolation, mean, std } = card.preprocessing;
+  const { crop_size, resize_size, crop_mode, interpolation, mean, std } = card.preprocessing;
   const numbers = (values: number[]) => values.map((value) => value.toFixed(3)).join(", ");
   return (
     <section class="panel">
       <h3>Preprocessing</h3>
       <ol class="steps">
         <li>
-          The shorter side becomes {resize_size} pixels ({interpolation}).
+          {crop_mode === "squash" ? "Both sides become" : "The shorter side becomes"} {resize_size} pixels ({interpolation}).
         </li>
-        <li>
-          The centre, {crop_size} × {crop_size} pixels, is cut out. What is outside of it is not used.
-        </li>
+        {(crop_mode !== "squash" || crop_size < resize_size) && (
+          <li>
+            The centre, {crop_size} × {crop_size} pixels, is cut out. What is outside of it is not used.
+          </li>
+        )}
         <li>
           Values are scaled to 0–1 and normalised: mean {numbers(mean)}; standard deviation {numbers(std)}.
         </li>

@@ -38,7 +38,7 @@ export function PhotoPanel({ view, network }: OverviewProps) {
         >
           <p>
             {isResized
-              ? t("photo.shorter", { size: Math.min(width, height), method: t(`photo.method.${photo.interpolation}`) })
+              ? t(photo.squashed ? "photo.squashed" : "photo.shorter", { size: Math.min(width, height), method: t(`photo.method.${photo.interpolation}`) })
               : t("photo.not_resized")}
           </p>
           {isStretched(width, height) && <p>{t("photo.stretched")}</p>}
