@@ -87,8 +87,8 @@ def measure(only: list[str]) -> None:
 
 LABELS = {
     "middle": "the middle 224 of 256 pixels",
-    "whole": "the whole shorter side, ends of the longer one cut off",
-    "squash": "the whole photo, squashed to a square (the default)",
+    "whole": "the whole shorter side (the default)",
+    "squash": "the whole photo, squashed to a square (the default from 2,000 photos on)",
 }
 
 

@@ -59,7 +59,8 @@ def test_it_starts_from_a_head(problem):
     near = [Solver(features[part], labels[part], 4).fit(1e-4) for part in (slice(None, None, 2), slice(1, None, 2))]
     warm = Solver(features, labels, 4)
     warm.start_from(Head(sum(one.weight for one in near) / 2, sum(one.bias for one in near) / 2))
-    assert np.abs(warm.fit(1e-4).logits(features) - expected.logits(features)).max() < 0.05
+    found = warm.fit(1e-4).logits(features) - expected.logits(features)
+    assert np.abs(found - found.mean(1, keepdims=True)).max() < 0.05  # a constant added to all classes changes nothing
     warm.start_from(expected)
     steps = warm.steps
     warm.fit(1e-4)

@@ -21,7 +21,7 @@ from .evaluation import EvaluatedPredictions, evaluate_probe, evaluate_training
 from .fit import Trainer
 from .leakage import find_leaks, leak_notes
 from .machine_checks import require_same_photos
-from .prepare import PreparedProbe, Timer, prepare_probe, run_preprocessing
+from .prepare import PreparedProbe, Timer, prepare_probe
 from .prepare_training import PreparedTraining, build_run_trainer, prepare_training
 from .probe import Probe, fit_probe, network_with_head
 from .resume_checks import changed_photos, reject_changed_photos, reject_changed_settings
@@ -61,7 +61,7 @@ def _network_of_probe(settings: Settings, prepared: PreparedProbe, probe: Probe)
     return FittedNetwork(
         network=network,
         names=prepared.photos.names,
-        preprocessing=run_preprocessing(settings, card.preprocessing),
+        preprocessing=prepared.preprocessing,
         weights=weight_source(card, f"its head trained on {settings.data}", parts),
         licence=card.licence,
         body=prepared.body,

@@ -124,11 +124,20 @@ def select_usable_photos(dataset: Dataset, infos: list[ImageInfo], settings: Set
     return UsablePhotos(kept, kept_infos, found, kept.classes, labels, usable, kept_groups, audit_again)
 
 
-def run_preprocessing(settings: Settings, published: Preprocessing, size: int | None = None) -> Preprocessing:
-    """Return the preprocessing of a run's network, from that of its weights and the settings."""
+# Photos from which on a probe gets them whole: what is at their ends, and their shape, tells classes apart once there
+# are enough photos to learn it from. On Caltech-101 that is +0.7 points with 20 photos of each class (2,020), +0.6 with
+# all 5,784, and nothing or less with 10 of each class, or 24 of each of five classes.
+_MIN_WHOLE_PHOTOS = 2000
+
+
+def run_preprocessing(
+    settings: Settings, published: Preprocessing, size: int | None = None, *, photos: int = 0
+) -> Preprocessing:
+    """Return the preprocessing of a run's network, from that of its weights, the settings and the number of photos."""
     mode = settings.crop_mode
     if mode is None:
-        mode = "squash" if settings.method == "probe" and settings.crop_pct == 1 else "center"
+        is_whole = settings.method == "probe" and settings.crop_pct == 1 and photos >= _MIN_WHOLE_PHOTOS
+        mode = "squash" if is_whole else "center"
     return training_preprocessing(published, size, settings.crop_pct, settings.decoding, mode)
 
 
@@ -138,6 +147,7 @@ class PreparedProbe:
 
     body: Path  # the exported pretrained network
     card: Card  # of the body
+    preprocessing: Preprocessing  # of the features
     photos: UsablePhotos
     features: Features  # (N, D), of `photos`
     computed: int  # photos whose features were not in the cache
@@ -161,7 +171,7 @@ def prepare_probe(settings: Settings, timer: Timer, progress: Progress) -> Prepa
     """Open the data set, compute features, audit, and assign splits and folds."""
     with timer.step("finding the photos"):
         dataset = open_dataset(settings.resolved_data, **settings.reading)
-    body, computed, photos = extract_features(settings, dataset, timer, progress)
+    body, preprocessing, computed, photos = extract_features(settings, dataset, timer, progress)
     own = [photo.split or "" for photo in photos.photos]
     held_split = next((split for split in ("test", "val") if split in own), None)
     splits = [split if split == held_split else "train" for split in own]
@@ -173,6 +183,7 @@ def prepare_probe(settings: Settings, timer: Timer, progress: Progress) -> Prepa
     return PreparedProbe(
         body=body,
         card=read_card(body),
+        preprocessing=preprocessing,
         photos=photos,
         features=computed.features[photos.usable],
         computed=computed.computed,
@@ -185,17 +196,17 @@ def prepare_probe(settings: Settings, timer: Timer, progress: Progress) -> Prepa
 
 def extract_features(
     settings: Settings, dataset: Dataset, timer: Timer, progress: Progress
-) -> tuple[Path, DatasetFeatures, UsablePhotos]:
-    """Return the exported pretrained network, the features of all photos, and the usable photos."""
+) -> tuple[Path, Preprocessing, DatasetFeatures, UsablePhotos]:
+    """Return the exported pretrained network, its preprocessing, the features of all photos, and the usable photos."""
     with timer.step("exporting the pretrained network"):
         progress(f"exporting {settings.model}", 0, 1)
         body = cached_export(settings.model, settings.resolved_weights)
     with timer.step("decoding and computing features"):
-        preprocessing = run_preprocessing(settings, read_card(body).preprocessing)
+        preprocessing = run_preprocessing(settings, read_card(body).preprocessing, photos=len(dataset.photos))
         computed = compute_features(dataset, body, preprocessing, progress, settings.ray)
     with timer.step("auditing"):
         photos = select_usable_photos(dataset, computed.infos, settings)
-    return body, computed, photos
+    return body, preprocessing, computed, photos
 
 
 def _folds(data: UsablePhotos, indices: Sequence[int], settings: Settings) -> Labels:

@@ -159,7 +159,7 @@ def prepare_training(settings: Settings, folder: Path, distributed: Distributed,
 
 def _from_probe(settings: Settings, dataset: Dataset, timer: Timer, progress: Progress) -> _Initial:
     """Start from pretrained weights with a probe's head."""
-    body, computed, photos = extract_features(settings, dataset, timer, progress)
+    body, _, computed, photos = extract_features(settings, dataset, timer, progress)
     with timer.step("auditing"):
         splits = _splits(photos, settings)
     with timer.step("fitting the head"):

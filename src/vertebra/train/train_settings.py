@@ -47,7 +47,7 @@ class Settings:
     # Share of a photo's shorter side in the centre crop, as in timm; 0.875 in most ImageNet papers.
     crop_pct: float = within(0.1, 1, default=1.0)
     # "center" keeps a photo's aspect ratio and cuts off the ends of its longer side, "squash" keeps the whole photo.
-    # None: squash for a probe whose crop_pct is 1, center for the other methods, which train on random crops.
+    # None: squash for a probe of many photos whose crop_pct is 1, else center; other methods train on random crops.
     crop_mode: str | None = one_of(CROP_MODES, default=None)
     # Significant bits of 16-bit files without that metadata: white is 2**bits - 1; None: 16.
     bits: int | None = within(*BITS, default=None)
