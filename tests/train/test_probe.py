@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("torch")
 
@@ -271,3 +272,24 @@ def test_what_is_assumed_of_weights_is_noted_in_each_run(shapes_without_broken, 
         assert "mine.pth' does not say how its network was trained; assumed: size 224, resize" in assumed
         assert not any(word in assumed for word in ("classes", "temperature", "threshold"))
         assert "an averaged copy at" in (run.run / "report.html").read_text(encoding="utf-8")
+
+
+def test_what_is_at_the_ends_of_photos_counts_from_many_photos_on(small_weights, tmp_path, monkeypatch):
+    random = np.random.default_rng(0)
+    for name, level in (("dark", 0), ("light", 255)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(10):
+            values = random.integers(0, 256, (32, 96, 3), dtype=np.uint8)
+            values[:, :24] = values[:, -24:] = level
+            Image.fromarray(values).save(tmp_path / "photos" / name / f"{number}.png")
+    found = {}
+    for least in (20, 21):
+        monkeypatch.setattr("vertebra.train.prepare._MIN_WHOLE_PHOTOS", least)
+        run = vertebra.train(tmp_path / "photos", tmp_path / f"run{least}", model="resnet18", weights=small_weights)
+        found[read_card(run.run / "model.onnx").preprocessing.crop_mode] = run
+    whole, middle = found["squash"], found["center"]
+    assert whole.metrics["top1"] == 1 and middle.metrics["top1"] < 0.9
+    assert "squashed to" in whole.report.read_text() and "shorter side to" in middle.report.read_text()
+    labels = [one.label for one in whole.predict_many([tmp_path / "photos" / "dark", tmp_path / "photos" / "light"])]
+    assert labels == ["dark"] * 10 + ["light"] * 10
+    assert evaluate(whole.run, tmp_path / "photos").held.metrics.top1 == 1
