@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ NETWORKS = ("resnet50", "mobilenet_v2", "efficientnet_b0")
 BATCH = 16
 PACKAGES = ("torch", "torchvision")
 WARM_UP = 3
+PHOTOS = 100_000  # of the run that `vertebra train` would choose for
 
 
 def photos(count: int) -> list[str]:
@@ -45,6 +47,7 @@ def vertebra(network: str, steps: int, workers: int, batch: int) -> list[float]:
     from vertebra.train.distributed import init_distributed
     from vertebra.train.fit import Trainer
     from vertebra.train.run_checkpoint import TrainingState
+    from vertebra.train.speed_choice import choose_speed
     from vertebra.train.train_settings import Settings
     from vertebra.train.validation import Split
 
@@ -60,12 +63,21 @@ def vertebra(network: str, steps: int, workers: int, batch: int) -> list[float]:
 
     files = photos(batch * (steps + WARM_UP + 5))
     part = Split([Path(file) for file in files], np.arange(len(files)) % 100)
-    settings = Settings("", model=network, method="scratch", batch_size=batch, epochs=1)
+    settings = Settings("", model=network, method="scratch", batch_size=batch, epochs=1, image_size=224)
     preprocessing = get_model_weights(network)["DEFAULT"].preprocessing
     built = create_model(network, num_classes=100)
-    trainer = Trainer(settings, built, preprocessing, part, part, Path(), init_distributed(), progress)
+    distributed = init_distributed()
+
+    def trainer(speed: str) -> Trainer:
+        changed = replace(settings, speed=speed)
+        return Trainer(changed, built, preprocessing, part, part, Path(), distributed, progress)
+
+    # What `speed=auto` chooses in a run that is long enough.
+    speed, notes = choose_speed(settings, PHOTOS, distributed.device, trainer)
+    print(f"speed={speed}", *notes, file=sys.stderr)
+    chosen = trainer(speed)
     with contextlib.suppress(EnoughError), retain_freed_memory():
-        trainer._train(TrainingState(), None)
+        chosen._train(TrainingState(), None)
     return [after - before for before, after in itertools.pairwise(moments)][WARM_UP:]
 
 
@@ -162,8 +174,12 @@ def compare(
     return entries
 
 
-def measure(turns: int, steps: int) -> Path:
-    rows = {network: compare(network, turns, steps) for network in NETWORKS}
+def measure(networks: Sequence[str], turns: int, steps: int) -> Path:
+    """Measure some of the networks; the rows of the others stay."""
+    known = _common.read("steps")["rows"] if len(networks) < len(NETWORKS) else {}
+    rows = {network: known[network] for network in NETWORKS if network in known}
+    rows |= {network: compare(network, turns, steps) for network in networks}
+    rows = {network: rows[network] for network in NETWORKS if network in rows}
     details = {"unit": f"images/s at batch {BATCH}", "turns": turns, "steps": steps, "rows": rows}
     return _common.write("steps", PACKAGES, details)
 
@@ -193,6 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Training steps beside a plain torch loop")
     parser.add_argument("-n", type=int, default=3, help="turns of each subject (default 3)")
     parser.add_argument("--steps", type=int, default=12, help="timed steps of a turn (default 12)")
+    parser.add_argument("--only", choices=NETWORKS, nargs="+", default=NETWORKS, help="networks to measure")
     parser.add_argument("--table", action="store_true", help="only make the table in the docs again from the JSON")
     parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -201,7 +218,7 @@ def main() -> None:
         print(json.dumps(SUBJECTS[subject](network, *map(int, numbers))))
         return
     if not options.table:
-        measure(options.n, options.steps)
+        measure(options.only, options.n, options.steps)
     text = render(_common.read("steps"))
     _common.publish("steps", text)
     print(text)

@@ -13,6 +13,7 @@
 - `taken(name, size=None)`: the anatomy of a network of ours, made once; `of_family` is the name of one of each family.
 - `once(name, make)`: `make(folder)` is called once in a run of the suite, whichever process comes first, and the folder
   comes back. For what takes longer than a second to make and is only read.
+- `kernels`: the compiled kernels of `cpu_kernels`; a test that needs them is skipped where there is no C compiler.
 - `s3`: a bucket of the test's own on a server at 127.0.0.1, with the variables that lead there (s3_server.py).
 - `shared_photos`, `browser`: real photos and Chromium; tests that need them are skipped where they are missing.
 
@@ -319,6 +320,27 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[P
         return folder
 
     return get
+
+
+@pytest.fixture(scope="session")
+def kernels(once):
+    """The library of `cpu_kernels`, compiled once for all test processes (3 s) and loaded."""
+    pytest.importorskip("torch")
+    from vertebra.cpu_kernels import KernelError
+    from vertebra.cpu_kernels.library import library
+
+    with pytest.MonkeyPatch.context() as patch:
+
+        def compile_in(folder):
+            patch.setenv("VERTEBRA_CACHE", str(folder))
+            library.cache_clear()
+            library()
+
+        try:
+            patch.setenv("VERTEBRA_CACHE", str(once("cpu_kernels", compile_in)))
+            return library()
+        except KernelError as error:
+            pytest.skip(f"no kernels here: {error}")
 
 
 # --- S3 ---------------------------------------------------------------------------------------------------------------

@@ -79,8 +79,9 @@ ROOMS = {
     "data": BASE | {"runtime", "report", "storage", "sources"},
     "export": BASE | {"models", "graph", "__init__"},  # the last for its version
     "runtime": BASE | {"__init__"},  # for its version
+    "cpu_kernels": {"cache", "files", "models"},
     "train": BASE
-    | {"report", "models", "data", "export", "runtime", "loading", "__init__"}
+    | {"cpu_kernels", "report", "models", "data", "export", "runtime", "loading", "__init__"}
     | {"storage", "sources", "cluster"},
     "serve": BASE | {"graph", "runtime", "loading", "storage", "__init__"},
     "bench": BASE | {"__init__", "models", "export", "runtime", "loading"},
@@ -146,6 +147,7 @@ PACKAGES = {
     "runtime": {"numpy", "PIL", "onnxruntime", "MNN", "pyarrow"},
     "bench": {"numpy", "torch", "onnxruntime"},
     "loading": {"torch"},
+    "cpu_kernels": {"torch"},
     "train": {"torch", "torchvision", "safetensors", "numpy", "PIL"},
     "serve": {"fastapi", "starlette", "uvicorn", "httptools", "pydantic", "prometheus_client", "orjson"}
     | {"numpy", "PIL", "python_multipart"},

@@ -23,6 +23,7 @@ SAVERS = {"torch", "onnx"}  # whose `save` takes a path
 # (file, what is called) -> why it may.
 EXCEPTIONS = {
     ("anatomy/measurement.py", "TemporaryDirectory"): "the profiler's own files, read and removed at once",
+    ("cpu_kernels/c_compiler.py", "TemporaryDirectory"): "of the compiler's, for object files; removed at once",
     ("bench/timing.py", "TemporaryDirectory"): "what is measured; removed at the end",
     ("bench/timing.py", "open"): "the null device, for what libraries print",
     ("bench/network_files.py", "save"): "into that folder",

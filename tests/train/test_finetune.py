@@ -122,15 +122,19 @@ def as_the_processes(monkeypatch):
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("most", [1, pytest.param(6, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("most", "speed"),
+    [(1, "auto"), pytest.param(1, "fused", marks=pytest.mark.slow), pytest.param(6, "auto", marks=pytest.mark.slow)],
+)
 def test_killed_at_any_moment_it_ends_with_the_same_weights(
-    most, start, resume_run, more_shapes, small_weights, tmp_path, as_the_processes
+    most, speed, start, resume_run, more_shapes, small_weights, tmp_path, as_the_processes
 ):
     """Killed for real, several times at random moments, with a checkpoint being written after every step.
 
     test_folder.py has every moment, but in one process.
     """
     options = {"checkpoint_seconds": 0, "ema": 0.9, "mixup": 0.2, "augment": "trivial", "erasing": 0.2}
+    options["speed"] = speed
     process = start(more_shapes, tmp_path / "killed", small_weights, **options)
     dice = random.Random(7)
     checkpoint = tmp_path / "killed" / CHECKPOINT

@@ -115,7 +115,7 @@ def test_nccl(photos, random_weights, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_settings_that_touch_the_device(photos, tmp_path, dtype):
-    options = ["--set", f"dtype={dtype}", "--set", "mixup=0.2", "--set", "accumulate=2", "--set", "compile=true"]
+    options = ["--set", f"dtype={dtype}", "--set", "mixup=0.2", "--set", "accumulate=2", "--set", "speed=compile"]
     arguments = ["train", photos, "--method", "scratch", "--out", tmp_path / "run", *OPTIONS, *options]
     finished(command(*arguments))
     assert len(losses(tmp_path / "run")) == 4

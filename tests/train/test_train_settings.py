@@ -41,12 +41,25 @@ def test_a_setting_that_is_gone_says_what_there_is_instead(value):
         Settings.from_mapping({"data": "x", "fsdp": value}, "RUN/settings.toml")
 
 
+def test_compile_is_part_of_speed():
+    with pytest.raises(UsageError, match=r"has compile = true.*--set compile=false --set speed=compile"):
+        Settings.from_mapping({"data": "x", "method": "scratch", "compile": True}, "RUN/settings.toml")
+
+
+def test_kernels_are_of_float32():
+    options = {"data": "x", "method": "scratch", "dtype": "bfloat16"}
+    with pytest.raises(UsageError, match=r'speed = "fused" would do nothing: it takes dtype=float32 to be fused'):
+        Settings.from_mapping(options | {"speed": "fused"}, "here")
+    assert Settings.from_mapping(options, "here").speed == "auto"
+
+
 def test_settings_of_earlier_versions_are_read(tmp_path):
     expected = Settings.from_mapping({"data": "x", "method": "scratch"}, "here")
-    (tmp_path / "settings.toml").write_text(expected.to_toml() + "fsdp = false\n")
+    (tmp_path / "settings.toml").write_text(expected.to_toml() + "fsdp = false\ncompile = false\n")
     found = Settings.from_toml(tmp_path / "settings.toml")
     assert found == expected
     assert "fsdp" not in found.to_toml()
+    assert "compile" not in found.to_toml()
 
 
 @pytest.mark.parametrize("method", ["finetune", "scratch"])
@@ -86,7 +99,7 @@ def test_any_names_are_read_back(data, weights, ignore):
 
 @pytest.mark.parametrize("method", ["probe", "finetune", "scratch"])
 def test_all_kinds_of_values_are_read_back(tmp_path, method):
-    changes = {"lr": 1e-05, "augment": "none", "compile": True, "time_budget": "20m"} if method != "probe" else {}
+    changes = {"lr": 1e-05, "augment": "none", "speed": "compile", "time_budget": "20m"} if method != "probe" else {}
     settings = Settings.from_mapping({"data": "a", "method": method, "seed": 5, "precision": 1} | changes, "here")
     (tmp_path / "settings.toml").write_text(settings.to_toml())
     assert Settings.from_toml(tmp_path / "settings.toml") == settings

@@ -128,3 +128,29 @@ def test_images_of_all_processes_in_a_step(photos):
     batches = [len(batch) for batch in batches_of_epoch(trainer.train.labels, trainer.settings, 0)]
     assert batches == [9, 8, 8]
     assert [trainer.step.batch_size(step) for step in range(6)] == batches * 2
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_kernels_are_used_if_every_process_has_them(others, kernels, photos, monkeypatch):
+    class Pair(Distributed):
+        def all_reduce(self, values):
+            return values + others
+
+    monkeypatch.setattr(nn.parallel, "DistributedDataParallel", Replica)
+    pair = Pair(0, 2, 2, torch.device("cpu"))
+    trainer = trainer_of(photos, None, normed=True, distributed=pair, batch_size=9, speed="fused")
+    assert trainer.step.module is not trainer.network
+    trainer.step.wrap_ddp()
+    assert (trainer.step.module.module is trainer.network) == (others == 0)
+
+
+def test_steps_of_kernels_are_those_of_layers(kernels, photos):
+    pixels = torch.randint(0, 256, (8, SIZE, SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    batch = pixels, torch.arange(8) % 3
+    trainers = [trainer_of(photos, None, normed=True, batch_size=8, speed=speed) for speed in ("eager", "fused")]
+    assert [trainer.step.module is trainer.network for trainer in trainers] == [True, False]
+    for step in range(20):
+        losses = [trainer.step(batch, step, 0.0, 0.05).tolist() for trainer in trainers]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    for one, other in zip(*(trainer.network.state_dict().values() for trainer in trainers), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,10 @@ def run_training(settings: Settings, folder: Path, distributed: Distributed, pro
                 reject_changed_photos(folder, start.table, start.states, progress)
             else:
                 prepare_training(settings, folder, distributed, progress)
-    # Preparing writes the learning rate and image size that it finds to the run's settings.
+    # Preparing writes the learning rate, image size and speed that it finds to the run's settings.
     settings = Settings.from_toml(folder / SETTINGS)
+    if settings.speed == "auto":  # a run of an earlier version, which goes on as it began
+        settings = replace(settings, speed="eager")
     reject_changed_settings(settings, folder)
     start = PreparedTraining.read(folder)
     require_same_photos(folder, start.states, distributed, progress)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ from .run_folder import (
     write_text,
 )
 from .shard_order import require_cache_room, shuffle_notes
+from .speed_choice import choose_speed
 from .train_settings import Settings
 from .validation import Split
 
@@ -121,6 +123,12 @@ def prepare_training(settings: Settings, folder: Path, distributed: Distributed,
     def trainer(changed: Settings) -> Trainer:
         return _build_trainer(changed, folder, alone, progress, initial.network, initial.preprocessing, photos.names)
 
+    with timer.step("choosing how to compute steps") if settings.speed == "auto" else nullcontext():
+        speed, speed_notes = choose_speed(
+            settings, splits.count("train"), distributed.device, lambda speed: trainer(replace(settings, speed=speed))
+        )
+    settings = replace(settings, speed=speed)
+
     # A run stopped before its first checkpoint starts again; a learning rate already found is in its settings.
     tried: list[tuple[float, float]] = (read_json(folder / START) or {}).get("range", [])
     if settings.lr == "auto":
@@ -133,7 +141,7 @@ def prepare_training(settings: Settings, folder: Path, distributed: Distributed,
         probe=initial.probe,
         range=tried,
         notes=[
-            *(*initial.notes, *limits, *views_notes),
+            *(*initial.notes, *limits, *views_notes, *speed_notes),
             *(*shuffle_notes(trained, settings), *data_notes(photos, held, settings)),
         ],
         found=findings(dataset, photos.audit),
@@ -149,7 +157,7 @@ def prepare_training(settings: Settings, folder: Path, distributed: Distributed,
         if settings.method == "finetune":
             # Scored as each epoch is, at the training image size. The probe's own score is at the image size of its
             # weights, which may be far from it.
-            first = trainer(replace(settings, compile=False))
+            first = trainer(replace(settings, speed="eager"))
             logits = first.validation_logits()
             first.early_stopping.update(state, *validation_score(logits, first.val.labels))
     state.seconds = sum(timer.seconds.values())

@@ -25,6 +25,7 @@ SCHEDULES = ("cosine", "step", "constant")
 AUGMENTS = ("none", "crop", "flip", "trivial", "rand")
 BALANCES = ("none", "sampler", "loss")
 DTYPES = ("float32", "bfloat16")
+SPEEDS = ("auto", "eager", "fused", "compile")
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ class Settings:
     patience: int = within(0, 100_000, default=0)  # epochs without a better one before early stopping; 0: never
 
     dtype: str = one_of(DTYPES, default="float32")
-    compile: bool = False
+    # How steps are computed, with the same results up to rounding: see `step_module`. The run keeps what auto chooses.
+    speed: str = one_of(SPEEDS, default="auto")
     workers: int | None = within(0, 256, default=None)  # decoding processes; None: from the number of cores
     checkpoint_seconds: float = within(0, 1e6, default=60.0)
 
@@ -226,7 +228,11 @@ _REMOVED = {
         "That setting is gone: the weights of every network here fit into one GPU. Leave it out; several processes "
         "train together with DDP: torchrun --nproc-per-node 2 -m vertebra train …, and a run that has the setting goes "
         "on with: vertebra train --resume RUN --set fsdp=false"
-    )
+    ),
+    "compile": (
+        "That setting is part of speed now: leave it out, and set speed=compile; a run that has the setting goes on "
+        "with: vertebra train --resume RUN --set compile=false --set speed=compile"
+    ),
 }
 # Settings that every method uses from the start.
 _COMMON_FIELDS = (
@@ -254,6 +260,7 @@ _REQUIREMENTS: dict[str, tuple[str, Callable[[Settings], bool]]] = {
     "nesterov": ("optimizer=sgd and a momentum", lambda s: s.optimizer == "sgd" and s.momentum > 0),
     "magnitude": ("augment=rand", lambda s: s.augment == "rand"),
     "crop_scale": ("an augment other than none", lambda s: s.augment != "none"),
+    "speed": ("dtype=float32 to be fused", lambda s: s.speed != "fused" or s.dtype == "float32"),
 }
 
 

@@ -18,6 +18,7 @@ from .loss import Loss, to_images
 from .metrics import Labels
 from .optimizer import build_optimizer, dropout_rates, set_dropout, set_learning_rate, set_training
 from .schedule import augmentation_strength
+from .step_module import step_module
 from .train_settings import Settings
 
 
@@ -36,12 +37,18 @@ class TrainingStep:
     def __post_init__(self) -> None:
         self.optimizer = build_optimizer(self.network, self.settings)
         self.loss = Loss(self.settings, self.labels, self.network.num_classes, self.distributed.device)
-        module = self.network if self.trained is None else self.trained
-        self.module: Any = torch.compile(module) if self.settings.compile else module
+        set_training(self.network, self.settings)
+        self._layers: nn.Module = self.network if self.trained is None else self.trained
+        self.module: Any = step_module(self._layers, self.settings)
         self._dropout_rates = dropout_rates(self.network, self.settings)
 
     def wrap_ddp(self) -> None:
         """Average gradients over all processes from now on."""
+        if self.distributed.size > 1 and self.settings.speed == "fused":
+            # On a machine without a compiler it has stayed torch's layers, and DDP needs the same module everywhere.
+            fused = self.distributed.all_reduce(torch.tensor(self.module is not self._layers, dtype=torch.int64))
+            if fused < self.distributed.size:
+                self.module = self._layers
         self.module = self.distributed.wrap_ddp(self.module)
 
     def __call__(self, batch: Batch, step: int, progress: float, lr: float) -> Tensor:

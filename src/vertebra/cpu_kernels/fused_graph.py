@@ -1,0 +1,99 @@
+"""Replace a network's batch norms, depthwise convolutions and squeeze-excitation by operations of this package."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from torch import fx, nn
+from torch.nn import functional as F
+
+from vertebra.models.layers import SqueezeExcitation
+
+from .batch_norm import ACTIVATIONS, BatchNormActivation, can_fuse
+from .depthwise import DepthwiseConv, can_replace
+from .library import library
+from .squeeze_excitation import FusedSqueezeExcitation
+
+
+def fuse(network: nn.Module) -> fx.GraphModule:
+    """Return a module that computes what `network` does in training, and shares its parameters and buffers.
+
+    Call `network.train()` before, with frozen stages in evaluation mode: what depends on it is fixed. Outputs and
+    gradients differ from the network's by the rounding of float32.
+
+    Raises:
+        KernelError: the kernels cannot be compiled.
+    """
+    library()
+    graph_module = fx.GraphModule(network, _Tracer().trace(network))
+    for node in list(graph_module.graph.nodes):
+        if node.op != "call_module":
+            continue
+        layer = graph_module.get_submodule(node.target)
+        if can_fuse(layer):
+            _fuse_norm(graph_module, node, layer)
+        elif can_replace(layer):
+            _replace(graph_module, node, DepthwiseConv(layer))
+        elif isinstance(layer, SqueezeExcitation):
+            _replace(graph_module, node, FusedSqueezeExcitation(layer))
+    graph_module.graph.lint()
+    graph_module.recompile()
+    return graph_module
+
+
+class _Tracer(fx.Tracer):
+    """Keeps squeeze-excitation whole."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether a module is one operation of the graph."""
+        return type(m) is SqueezeExcitation or super().is_leaf_module(m, module_qualified_name)
+
+
+def _replace(graph_module: fx.GraphModule, node: fx.Node, layer: nn.Module) -> None:
+    with graph_module.graph.inserting_before(node):
+        new = _call(graph_module, f"{node.name}_kernel", layer, node.args)
+    node.replace_all_uses_with(new)
+    graph_module.graph.erase_node(node)
+
+
+def _fuse_norm(graph_module: fx.GraphModule, norm: fx.Node, layer: nn.BatchNorm2d) -> None:
+    """Fuse norm → activation, norm → add, norm → add → ReLU, or the norm alone."""
+    fused = [norm]
+    activation: nn.Module = nn.Identity()
+    shortcut: fx.Node | None = None
+    user = _only_user(norm)
+    if user is not None and (found := _activation(graph_module, user)) is not None:
+        fused, activation = [norm, user], found
+    elif user is not None and user.target in (operator.add, operator.iadd) and not user.kwargs:
+        other = [argument for argument in user.args if argument is not norm]
+        if len(other) == 1 and isinstance(other[0], fx.Node):
+            fused, shortcut = [norm, user], other[0]
+            last = _only_user(user)
+            if last is not None and isinstance(found := _activation(graph_module, last), nn.ReLU):
+                fused, activation = [norm, user, last], found
+    arguments = (norm.args[0],) if shortcut is None else (norm.args[0], shortcut)
+    operation = BatchNormActivation(layer, activation)
+    with graph_module.graph.inserting_before(fused[-1]):
+        new = _call(graph_module, f"{norm.name}_fused", operation, arguments)
+    fused[-1].replace_all_uses_with(new)
+    for node in reversed(fused):
+        graph_module.graph.erase_node(node)
+
+
+def _call(graph_module: fx.GraphModule, name: str, layer: nn.Module, arguments: tuple[Any, ...]) -> fx.Node:
+    graph_module.add_submodule(name, layer)
+    return graph_module.graph.call_module(name, arguments)
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _activation(graph_module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    if node.op == "call_function" and node.target is F.relu:
+        return nn.ReLU()
+    if node.op != "call_module":
+        return None
+    layer = graph_module.get_submodule(str(node.target))
+    return layer if type(layer) in ACTIVATIONS and not isinstance(layer, nn.Identity) else None

@@ -1,0 +1,74 @@
+"""Squeeze-excitation as one operation: the map is read twice forwards and twice backwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from vertebra.models.layers import SqueezeExcitation
+
+from .library import library, pointer
+
+
+class FusedSqueezeExcitation(nn.Module):
+    """Scale each channel by a weight computed from all of them: (N, C, H, W) → the same shape; shares the parameters.
+
+    For other types than float32 on the CPU it calls the layer itself.
+    """
+
+    def __init__(self, layer: SqueezeExcitation) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Call the kernel if it computes what the layer would."""
+        layer = self.layer
+        if x.dtype != torch.float32 or x.device.type != "cpu":
+            y: Tensor = layer(x)
+            return y
+
+        def gate(means: Tensor) -> Tensor:
+            scale: Tensor = layer.scale_activation(layer.fc2(layer.activation(layer.fc1(means))))
+            return scale
+
+        result: Tensor = _SqueezeExcitation.apply(x, gate, *layer.parameters())
+        return result
+
+
+class _SqueezeExcitation(torch.autograd.Function):
+    """Between the two passes over the map torch differentiates, on one value a channel."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gate: Callable[[Tensor], Tensor], *parameters: Tensor) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        images, channels, height, width = x.shape
+        shape, threads = (images, height * width, channels), torch.get_num_threads()
+        means, y = torch.empty(images, channels, 1, 1), torch.empty_like(x)
+        library().channel_means(pointer(x), *shape, pointer(means), threads)
+        with torch.enable_grad():
+            ctx.means = means.requires_grad_()
+            ctx.factors = gate(ctx.means)
+        factors = ctx.factors.detach().contiguous()
+        library().scale_channels(pointer(x), pointer(factors), *shape, pointer(y), threads)
+        ctx.save_for_backward(x, *parameters)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, *parameters = ctx.saved_tensors
+        dy = dy.contiguous(memory_format=torch.channels_last)
+        images, channels, height, width = x.shape
+        shape, threads = (images, height * width, channels), torch.get_num_threads()
+        dfactors, dx = torch.empty(images, channels, 1, 1), torch.empty_like(x)
+        library().factor_gradients(pointer(x), pointer(dy), *shape, pointer(dfactors), threads)
+        needed = [parameter for parameter in parameters if parameter.requires_grad]
+        dmeans, *found = torch.autograd.grad(ctx.factors, [ctx.means, *needed], dfactors)
+        factors, dmeans = ctx.factors.detach().contiguous(), dmeans.contiguous()
+        library().scaled_gradients(pointer(dy), pointer(factors), pointer(dmeans), *shape, pointer(dx), threads)
+        gradients = iter(found)
+        return dx, None, *(next(gradients) if parameter.requires_grad else None for parameter in parameters)

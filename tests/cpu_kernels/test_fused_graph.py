@@ -1,0 +1,124 @@
+"""Fused networks of all families beside the networks themselves."""
+
+import copy
+from collections import Counter
+
+import pytest
+
+pytest.importorskip("torch")
+import torch
+from torch import nn
+
+from vertebra.cpu_kernels import KernelError, fuse
+from vertebra.cpu_kernels.batch_norm import BatchNormActivation
+
+NETWORKS = [
+    ("vgg", {"batch_norm": True}),
+    ("vgg", {}),
+    ("googlenet", {}),
+    ("resnet", {}),
+    ("resnet", {"block": "Bottleneck", "widths": (16, 32, 64, 96)}),
+    ("densenet", {}),
+    ("mobilenetv2", {}),
+    ("efficientnet", {}),
+    ("efficientnet", {"kind": "v2"}),
+    ("efficientnet", {"kind": "lite"}),
+]
+
+
+def trained(network, module, x, labels):
+    """Outputs, gradients and buffers of one step."""
+    torch.manual_seed(1)  # for dropout and stochastic depth
+    outputs = module(x)
+    outputs = outputs if isinstance(outputs, torch.Tensor) else torch.cat([o for o in outputs if o is not None])
+    loss = nn.functional.cross_entropy(outputs, labels.repeat(len(outputs) // len(labels)))
+    loss.backward()
+    gradients = {name: parameter.grad for name, parameter in network.named_parameters() if parameter.grad is not None}
+    return outputs, gradients, dict(network.named_buffers())
+
+
+@pytest.mark.parametrize(("family", "options"), NETWORKS, ids=str)
+def test_a_step_is_that_of_the_network(tiny_network, family, options):
+    network = tiny_network(family, **options).to(memory_format=torch.channels_last).train()
+    exact = copy.deepcopy(network).double()
+    fused = copy.deepcopy(network)
+    module = fuse(fused)
+    x, labels = torch.randn(6, 3, 64, 64).to(memory_format=torch.channels_last), torch.arange(6) % 5
+    layers = trained(network, network, x, labels)
+    found = trained(fused, module, x, labels)
+    expected = trained(exact, exact, x.double(), labels)
+    # As near to the values in float64 as torch's layers are: rounding is amplified by a network as deep as these.
+    for one, other, truth in zip(found[1:], layers[1:], expected[1:], strict=True):
+        assert one.keys() == other.keys()
+        for name, value in truth.items():
+            scale = max(value.double().norm(), 1e-3)
+            error, usual = ((part[name] - value).double().norm() / scale for part in (one, other))
+            assert error < 10 * usual + 1e-4, name
+    torch.testing.assert_close(found[0], layers[0], rtol=1e-3, atol=1e-4)
+
+
+# Of the papers' networks: (activation, shortcut) -> fused batch norms; kernels; layers that stay.
+COUNTS = {
+    "vgg16_bn": ({("ReLU", False): 13}, {}),
+    "googlenet": ({("ReLU", False): 59}, {}),
+    "resnet50": ({("ReLU", False): 33, ("ReLU", True): 16, ("Identity", False): 4}, {}),
+    "densenet121": ({("ReLU", False): 121}, {}),
+    "mobilenet_v2": ({("ReLU6", False): 35, ("Identity", False): 7, ("Identity", True): 10}, {"DepthwiseConv": 17}),
+    "efficientnet_b0": (
+        {("SiLU", False): 33, ("Identity", False): 16},
+        {"DepthwiseConv": 16, "FusedSqueezeExcitation": 16},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_what_is_fused(name):
+    from vertebra.models import create_model
+
+    network = create_model(name).train()
+    module = fuse(network)
+    norms, kernels = Counter(), Counter()
+    for node in module.graph.nodes:
+        if node.op == "call_module":
+            layer = module.get_submodule(node.target)
+            assert not isinstance(layer, nn.BatchNorm2d)
+            if isinstance(layer, BatchNormActivation):
+                norms[type(layer.activation).__name__, len(node.args) == 2] += 1
+            elif type(layer).__module__.startswith("vertebra.cpu_kernels"):
+                kernels[type(layer).__name__] += 1
+    assert (norms, kernels) == COUNTS[name]
+    assert {id(p) for p in module.parameters()} == {id(p) for p in network.parameters()}
+
+
+def test_frozen_stages_keep_their_statistics(tiny_network):
+    network = tiny_network("resnet").train()
+    frozen = [network.get_submodule(path) for stage in network.stages[:2] for path in stage.modules]
+    for part in frozen:
+        part.eval().requires_grad_(False)
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    module = fuse(network)
+    module(torch.randn(4, 3, 64, 64)).sum().backward()
+    still = {id(buffer) for part in frozen for buffer in part.buffers()}
+    changed = {name: not torch.equal(buffer, before[name]) for name, buffer in network.named_buffers()}
+    assert still
+    assert changed == {name: id(buffer) not in still for name, buffer in network.named_buffers()}
+
+
+def test_any_size_of_image(tiny_network):
+    network = tiny_network("mobilenetv2").train()
+    module = fuse(network)
+    for size in (64, 96):
+        x = torch.randn(4, 3, size, size)
+        torch.manual_seed(0)
+        found = module(x)
+        torch.manual_seed(0)
+        torch.testing.assert_close(found, network(x), rtol=1e-3, atol=1e-4)
+
+
+def test_without_kernels_there_is_nothing_to_fuse(tiny_network, monkeypatch):
+    def library():
+        raise KernelError("no C compiler (gcc) is installed")
+
+    monkeypatch.setattr("vertebra.cpu_kernels.fused_graph.library", library)
+    with pytest.raises(KernelError, match="no C compiler"):
+        fuse(tiny_network("resnet"))
