@@ -72,10 +72,14 @@ class FeatureStore:
 
     def get(self, digest: str) -> NDArray[np.float32] | None:
         """Return the values (D,) of a digest, or None; of a row of another shape, flat."""
+        row = self.get_row(digest)
+        return None if row is None else decode(row)
+
+    def get_row(self, digest: str) -> Row | None:
+        """Return the encoded row of a digest, or None."""
         key = bytes.fromhex(digest)
         with self._lock:
-            row = self._pending.get(key) or self._read(key)
-        return None if row is None else decode(row)
+            return self._pending.get(key) or self._read(key)
 
     def __contains__(self, digest: str) -> bool:
         """Whether the row is there and its checksum is right."""
