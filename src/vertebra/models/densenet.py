@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from .activation_checkpointing import checkpointed
 from .build import build
 from .convnet import ConvNet, Run
+from .dense_training import can_fuse_block, can_fuse_transition, train_block, train_transition
 from .published_weights import WeightsEnum, entry
 from .registry import register_model
 
@@ -98,6 +99,12 @@ class _DenseBlock(nn.ModuleDict):
             self[f"denselayer{i + 1}"] = _DenseLayer(width, growth_rate, bn_size, drop_rate, memory_efficient)
 
     def forward(self, x: Tensor) -> Tensor:
+        layers = list(self.values())
+        if all(type(layer) is _DenseLayer for layer in layers) and can_fuse_block(layers, x):
+            return train_block(layers, x)
+        return self._layer_by_layer(x)
+
+    def _layer_by_layer(self, x: Tensor) -> Tensor:
         features = [x]
         for layer in self.values():
             features.append(layer(features))
@@ -107,19 +114,26 @@ class _DenseBlock(nn.ModuleDict):
 class _Transition(nn.Sequential):
     """Halves channels ("DenseNet-C", θ = 0.5) and resolution: (N, C, H, W) → (N, num_output_features, H/2, W/2)."""
 
-    def __init__(self, num_input_features: int, num_output_features: int) -> None:
+    def __init__(self, num_input_features: int, num_output_features: int, memory_efficient: bool = False) -> None:
         super().__init__()
+        self.memory_efficient = memory_efficient
         self.norm = nn.BatchNorm2d(num_input_features)
         self.relu = nn.ReLU(inplace=True)
         self.conv = nn.Conv2d(num_input_features, num_output_features, kernel_size=1, bias=False)
         self.pool = nn.AvgPool2d(kernel_size=2, stride=2)
 
+    def forward(self, x: Tensor) -> Tensor:
+        if can_fuse_transition(self, x):
+            return train_transition(self, x)
+        out: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+        return out
+
 
 class DenseNet(ConvNet):
     """Table 1, DenseNet-BC. `growth_rate` is the paper's k, `bn_size` · k the width of a layer's 1×1 convolution.
 
-    `drop_rate` drops values behind each layer; `memory_efficient` computes the concatenations again in the backward
-    pass instead of keeping them.
+    `drop_rate` drops values behind each layer; `memory_efficient` computes concatenations, norms and ReLUs again in the
+    backward pass instead of keeping them; on a CPU no concatenation is made in the first place (`dense_training`).
     """
 
     min_size = 29
@@ -147,7 +161,8 @@ class DenseNet(ConvNet):
         channels = num_init_features
         for number, num_layers in enumerate(block_config, start=1):
             if number > 1:
-                self.features.add_module(f"transition{number - 1}", _Transition(channels, channels // 2))
+                transition = _Transition(channels, channels // 2, memory_efficient)
+                self.features.add_module(f"transition{number - 1}", transition)
                 channels //= 2
             block = _DenseBlock(num_layers, channels, bn_size, growth_rate, drop_rate, memory_efficient)
             self.features.add_module(f"denseblock{number}", block)
