@@ -12,6 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch
+
 from vertebra.cache import cache_dir, checksum, creation_lock, read_sidecar, scratch_dir, write_sidecar
 from vertebra.files import atomic_write
 
@@ -87,12 +89,13 @@ def _compiler() -> str:
 
 
 def _loaded_openmp() -> str:
-    """Return the OpenMP library that torch has loaded; torch must be imported."""
+    """Return the OpenMP library of torch, which must be imported; scikit-learn and MNN load one of their own each."""
     with Path("/proc/self/maps").open(encoding="utf-8", errors="surrogateescape") as lines:
-        found = {line.split(maxsplit=5)[5].strip() for line in lines if "libgomp" in line}
-    if len(found) != 1:
-        raise KernelError("torch here does not use GCC's OpenMP library" if not found else "there are two of OpenMP")
-    return found.pop()
+        found = {Path(line.split(maxsplit=5)[5].strip()) for line in lines if "libgomp" in line}
+    own = {path for path in found if path.is_relative_to(Path(torch.__file__).parent)} or found
+    if len(own) != 1:
+        raise KernelError("torch here does not use GCC's OpenMP library" if not own else "there are two of OpenMP")
+    return str(own.pop())
 
 
 def _instructions() -> str:
