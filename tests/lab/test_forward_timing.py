@@ -1,10 +1,12 @@
 """Forward passes of networks, timed in turns."""
 
+import pytest
 import torch
 from torch import nn
 
 from vertebra.lab.experiment import Setup
 from vertebra.lab.forward_timing import GPU_BATCH, ratio_figure, time_forward, time_training_steps, timed_batch
+from vertebra.models import DenseNet, dense_training, densenet
 
 
 class _Recording(nn.Module):
@@ -46,3 +48,17 @@ def test_networks_and_images_are_in_channels_last_beside_the_cpu():
             time(Setup(device=device), {"one": network}, (2, 3, 8, 8), seconds=0.001)
             weight_is = network[1].weight.is_contiguous(memory_format=torch.channels_last)
             assert (recording.channels_last, weight_is) == ((device == "meta"),) * 2
+
+
+def test_training_steps_run_layer_by_layer(monkeypatch):
+    """The claims on DenseNet speak of its layers, not of `dense_block_function`, which needs fewer operations."""
+
+    def fail(*_):
+        raise AssertionError("a block was one operation")
+
+    monkeypatch.setattr(dense_training, "_LEAST", 0)
+    monkeypatch.setattr(densenet, "train_block", fail)
+    network = DenseNet(4, (2, 2), 8, memory_efficient=True, num_classes=2)
+    time_training_steps(Setup(), {"": network}, (2, 3, 32, 32), seconds=0.001)
+    with pytest.raises(AssertionError, match="one operation"):
+        network(torch.randn(2, 3, 32, 32))

@@ -16,7 +16,6 @@ from vertebra.lab.experiment import Claim, Expected, Figure, Judgement, Kind, Me
 from vertebra.lab.forward_timing import GPU_BATCH, ratio_figure, time_training_steps
 from vertebra.lab.kept_by_stage import draw_kept, judge_kept, measure_kept
 from vertebra.models import densenet121
-from vertebra.models.dense_training import layer_by_layer
 from vertebra.models.densenet import DenseBlock
 from vertebra.models.layers import Layer
 from vertebra.models.state_dict import meta_build
@@ -74,8 +73,7 @@ def measure(setup: Setup, network: Layer = densenet121, block: Layer = DenseBloc
     figures[SAVED] = Figure(figures[f"{NETWORK}, memory_efficient"].value / figures[NETWORK].value, "×")
     if not setup.quick:
         networks = {name: network(memory_efficient=efficient) for name, efficient in ARMS.items()}
-        with layer_by_layer():  # else both are trained by `dense_block_function`, which needs no such choice
-            timings = time_training_steps(setup, networks, SHAPES[setup.device], seconds=25)
+        timings = time_training_steps(setup, networks, SHAPES[setup.device], seconds=25)
         figures[STEP] = ratio_figure(timings, ", memory_efficient", "")
         figures |= {f"training step{arm}": Figure(timings.median_ms(arm), "ms", timings.rounds) for arm in ARMS}
     return Measured(figures)
