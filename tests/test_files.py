@@ -15,7 +15,7 @@ import pytest
 
 from vertebra import files
 from vertebra.errors import InUseError, VertebraWarning
-from vertebra.files import AppendOnlyFile, atomic_write, lock_file, locked, make_folder, write_durably
+from vertebra.files import AppendOnlyFile, atomic_write, disk_is_full, lock_file, locked, make_folder, write_durably
 
 
 @pytest.fixture
@@ -340,3 +340,17 @@ def test_what_a_link_leads_to_is_replaced(tmp_path, durable):
         assert link.is_symlink()
         assert (tmp_path / "disk" / "file.parquet").read_bytes() == content
     assert [path.name for path in (tmp_path / "disk").iterdir()] == ["file.parquet"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_recognised(number):
+    assert disk_is_full(OSError(number, os.strerror(number)))
+
+
+def test_a_full_disk_is_recognised_in_an_error_without_a_number():
+    assert disk_is_full(ValueError("Error while serializing: I/O error: No space left on device (os error 28)"))
+
+
+def test_other_errors_of_writing_are_no_full_disk():
+    assert not disk_is_full(OSError(errno.EACCES, os.strerror(errno.EACCES)))
+    assert not disk_is_full(ValueError("28"))

@@ -43,7 +43,7 @@ ROOMS = {
     "progress": {"errors", "units"},
     "web_opener": set(),
     "text_width": set(),
-    "weight_transfer": {"errors", "units", "progress", "web_opener"},
+    "weight_transfer": {"errors", "files", "units", "progress", "web_opener"},
     "weight_files": {"errors", "cache", "files", "weight_transfer"},
     "model_checksum": {"errors", "card", "cache", "protobuf"},
     "machine": {"errors"},

@@ -25,6 +25,7 @@ WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors", ".ckpt", ".bin", ".tar")
 # Errors of file systems without locks.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 _NO_WRITING = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -69,12 +70,23 @@ def _new_beside(path: Path) -> Path:
 
 def write_durably(path: Path, content: bytes) -> None:
     """Write a file as `atomic_write(path, durable=True)` does; raise an `OSError` if the disk is full."""
-    import shutil
-
-    if shutil.disk_usage(path.parent).free < len(content):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    require_space(path, len(content))
     with atomic_write(path, durable=True) as temporary:
         temporary.write_bytes(content)
+
+
+def require_space(path: Path, needed: int) -> None:
+    """Raise an `OSError` that `disk_is_full` recognises unless `needed` bytes are free in the folder of `path`."""
+    import shutil
+
+    if shutil.disk_usage(path.parent).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether a write failed because the disk is full or a quota is used up."""
+    # safetensors raises an error of its own, without `errno`.
+    return getattr(error, "errno", None) in _NO_SPACE or "os error 28" in str(error)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import http.client
 import json
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from vertebra.errors import WeightsError
+from vertebra.files import disk_is_full
 from vertebra.progress import Progress, progress_bar, silent
 from vertebra.units import size as in_bytes
 from vertebra.web_opener import build_web_opener
@@ -246,7 +246,7 @@ def _check_space(partial: Path, needed: int) -> None:
 
 def disk_error(error: OSError, path: Path) -> WeightsError:
     """The error for a cache file that cannot be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if disk_is_full(error):
         return WeightsError(
             f"The disk of '{path.parent}' is full, so {path.name} is incomplete. Make room and call again, or set "
             "TORCH_HOME to a folder on a larger disk."

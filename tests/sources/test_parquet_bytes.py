@@ -136,12 +136,18 @@ def test_types_names_and_the_first_row_decide_together(columns, given, row, foun
     assert photo_column(schema, "a.parquet", given, first_row=lambda: values) == found
 
 
-def test_a_damaged_first_row_is_one_line(tmp_path):
-    path = write(tmp_path / "a.parquet", 30, compression="none", use_dictionary=False)
+def damaged(path, row_group):
+    """A file of 30 photos, one of whose row groups is damaged."""
+    write(path, 30, compression="none", use_dictionary=False)
     content = bytearray(path.read_bytes())
-    begin = parquet.ParquetFile(path).metadata.row_group(0).column(0).data_page_offset
+    begin = parquet.ParquetFile(path).metadata.row_group(row_group).column(0).data_page_offset
     content[begin : begin + 40] = b"\xff" * 40
     path.write_bytes(content)
+    return path
+
+
+def test_a_damaged_first_row_is_one_line(tmp_path):
+    path = damaged(tmp_path / "a.parquet", row_group=0)
     with pytest.raises(
         StorageError, match=r"a\.parquet: its first row cannot be read: the file is damaged \([^\n]+\)\.$"
     ):
@@ -149,11 +155,7 @@ def test_a_damaged_first_row_is_one_line(tmp_path):
 
 
 def test_a_damaged_row_group_costs_its_rows_and_each_has_an_error(tmp_path):
-    path = write(tmp_path / "a.parquet", 30, compression="none", use_dictionary=False)
-    content = bytearray(path.read_bytes())
-    begin = parquet.ParquetFile(path).metadata.row_group(1).column(0).data_page_offset
-    content[begin : begin + 40] = b"\xff" * 40
-    path.write_bytes(content)
+    path = damaged(tmp_path / "a.parquet", row_group=1)
     found = [record for chunk in chunks(path, 10) for record in chunk.read()]
     assert [record.content for record in found[:10] + found[20:]] == [photo(n) for n in [*range(10), *range(20, 30)]]
     assert [record.name for record in found[10:20]] == [f"{path}::{n}" for n in range(10, 20)]

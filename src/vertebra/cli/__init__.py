@@ -7,7 +7,6 @@ line on stderr; `--debug`, anywhere on the line, shows the traceback instead.
 from __future__ import annotations
 
 import atexit
-import errno
 import io
 import os
 import re
@@ -18,6 +17,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from vertebra.errors import UsageError, VertebraError, VertebraWarning, import_problem, printable
+from vertebra.files import disk_is_full
 from vertebra.signals import raise_on_termination
 
 EXIT_FAILURE = 1
@@ -30,7 +30,6 @@ _RESUME_HINTS = {
     "predict": "Run the same command again; with --out FILE it could go on with --resume.",
     "weights": "What has come of a file is kept: the same command goes on from there.",
 }
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)  # of standard output, too, where that is a file
 
 
 def run() -> None:
@@ -71,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
             raise
         if (problem := import_problem(error, _command_name(arguments))) is not None:
             return _report(str(problem), problem.exit_code)
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        if isinstance(error, OSError) and disk_is_full(error):  # of standard output, too, where that is a file
             return _report(f"the disk is full ({error.strerror}). Make room and run the command again.", EXIT_FAILURE)
         hint = "This is not an error that vertebra expects; run the command again with --debug to see where it arose."
         if isinstance(error, OSError) and isinstance(error.filename, str | bytes):

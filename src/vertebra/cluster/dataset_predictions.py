@@ -91,11 +91,9 @@ def predict_dataset(
         path=str(path.absolute()),
         sha256=fingerprint(path),
         engine=engine,
-        batch=16,
         threads=threads,
         scaled=fast_jpeg,
         bits=bits,
-        folder=os.getcwd(),  # noqa: PTH109 - the text alone
     )
     top = top if card.classes is None else min(top, len(card.classes))
     form = JsonLines(top, embed, card.threshold is not None)

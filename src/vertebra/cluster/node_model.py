@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +24,11 @@ class NodeModel:
     path: str
     sha256: str
     engine: str
-    batch: int
-    threads: int
-    scaled: bool
-    bits: int | None
-    folder: str  # the driver's, from which relative paths start
+    batch: int = 16
+    threads: int = 1
+    scaled: bool = False
+    bits: int | None = None
+    folder: str = field(default_factory=os.getcwd)  # the driver's, from which relative paths start
 
     def load(self, content: Any = None) -> Predictor:
         """Load it in a process of a node, which is then in `folder` where the node has that.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import time
@@ -18,7 +17,7 @@ from torch import nn
 
 from vertebra.card import METADATA_KEY, Card, CardError, locate_card, open_model_file
 from vertebra.errors import ExportError, UsageError
-from vertebra.files import check_writable, make_folder, write_durably
+from vertebra.files import check_writable, disk_is_full, make_folder, write_durably
 from vertebra.model_checksum import BLANK, insert_checksum, read_verified_card
 from vertebra.pixels import Pixels
 from vertebra.progress import Progress, silent
@@ -236,7 +235,7 @@ def _validate_target(path: Path) -> None:
 
 def _write_error(path: Path, error: OSError, needed: int | None = None) -> ExportError:
     reason, remedy = (error.strerror or str(error)).lower(), "Give another place with --out."
-    if error.errno in (errno.ENOSPC, errno.EDQUOT) and needed is not None:
+    if disk_is_full(error) and needed is not None:
         free = shutil.disk_usage(path.parent).free
         reason = f"the disk is full: {size(needed)} are needed and {size(free)} are free"
         remedy = "Make room, or give another place with --out."

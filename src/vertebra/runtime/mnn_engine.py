@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import importlib.util
 import os
 import sys
@@ -31,7 +30,7 @@ from vertebra.cache import (
 )
 from vertebra.card import Card
 from vertebra.errors import MissingExtraError, first_line, require_extra
-from vertebra.files import atomic_write
+from vertebra.files import atomic_write, require_space
 from vertebra.pixels import Pixels
 from vertebra.synthetic_photos import synthetic_photos
 
@@ -166,12 +165,9 @@ def _rejection_path(model: Path) -> Path:
 
 def _convert_and_verify(path: Path, card: Card, model: Path) -> None:
     """Convert, verify and cache; an `OSError` if it cannot be written."""
-    import shutil
-
     try:
         with atomic_write(model) as temporary:
-            if shutil.disk_usage(model.parent).free < path.stat().st_size:  # the converter would not say so
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            require_space(model, path.stat().st_size)  # the converter would not say so
             convert(path, temporary)
             _verify(path, card, [_Unverified(temporary, Plan("mnn", winograd=level)) for level in WINOGRAD_LEVELS])
     except _ConverterKilledError:

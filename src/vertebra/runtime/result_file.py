@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from vertebra.errors import UsageError, VertebraError
-from vertebra.files import AppendOnlyFile, atomic_write, locked, make_folder, write_durably
+from vertebra.files import AppendOnlyFile, atomic_write, disk_is_full, locked, make_folder, write_durably
 
 from .formats import Csv, JsonLines, text_of_path
 from .parquet_format import need_pyarrow, parquet_lines, parquet_record, write_parquet
@@ -30,9 +30,6 @@ from .resumed_rows import ExistingRows, has_changed_since, replace_rows, replace
 from .run_record import RunRecord, current_folder, require_same_run
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
-
-# What to do where there is no room.
-_REMEDIES = {errno.ENOSPC: "Make room", errno.EDQUOT: "Make room", errno.EFBIG: "Allow larger files"}
 
 
 class ResultError(VertebraError):
@@ -278,9 +275,9 @@ class ResultFile:
 
     def _error_message(self, error: OSError) -> str:
         said = (error.strerror or str(error)).lower()
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = disk_is_full(error)
         what = "the disk is full" if full else f"{self.path} cannot be written ({said})"
-        cure = _REMEDIES.get(error.errno or 0)
+        cure = "Make room" if full else "Allow larger files" if error.errno == errno.EFBIG else None
         if self.total:
             return (
                 f"{what}: {self._journal} holds the results up to here. {cure or 'Make it writable'} and run the same "

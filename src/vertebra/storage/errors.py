@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vertebra.errors import UsageError, VertebraError, first_line
+from vertebra.files import disk_is_full
 
 from .bounded_calls import CallTimeoutError
 
@@ -78,7 +79,7 @@ def storage_error(error: Exception, uri: str, action: str) -> StorageError:
         return error
     what = f"{uri} cannot be {action}"
     number = getattr(error, "errno", None)
-    if number in (errno.ENOSPC, errno.EDQUOT):
+    if disk_is_full(error):
         return StorageError(f"{what}: the disk is full. Make room and run the same command again.", is_full=True)
     found = _remote_error(error, what) if is_remote_address(uri) else _local_error(error, what, uri)
     if found is not None:

@@ -55,16 +55,7 @@ def infer_on_ray(
             if address != LOCAL:
                 require_usable_nodes()
             with nodes_watched(warn, 1) as watch:
-                model = NodeModel(
-                    path=str(body.absolute()),
-                    sha256=fingerprint(body),
-                    engine=plan.engine,
-                    batch=plan.micro_batch,
-                    threads=1,
-                    scaled=False,
-                    bits=None,
-                    folder=str(Path.cwd()),
-                )
+                model = NodeModel(str(body.absolute()), fingerprint(body), plan.engine, plan.micro_batch)
                 task = FeatureTask(model, preprocessing, plan, token=os.urandom(8).hex())
                 for start, row in _computed(dataset, task, store, address):
                     if row["failure"]:

@@ -22,7 +22,7 @@ from typing import Any
 
 from vertebra.data import ImageInfo, Photo
 from vertebra.errors import UsageError, VertebraError
-from vertebra.files import locked, make_folder, write_durably
+from vertebra.files import disk_is_full, locked, make_folder, write_durably
 from vertebra.run_files import RUN_METRICS, RUN_MODEL, RUN_SETTINGS, RUN_WEIGHTS
 from vertebra.run_files import read_json as read_json
 from vertebra.run_files import resume_command as resume_command
@@ -161,7 +161,7 @@ def write_error(path: Path, error: Exception, run: Path | None = None) -> TrainE
     run = run or folder
     reason = getattr(error, "strerror", None) or str(error)
     number = getattr(error, "errno", None)
-    if number in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in reason:  # the latter is from safetensors
+    if disk_is_full(error):
         remedy = "Make room"
     elif number in (errno.EACCES, errno.EPERM, errno.EROFS):
         remedy = f"Make {folder} writable"
