@@ -1,11 +1,14 @@
 """The strength of a head, its share of the discriminant, and what it predicts of held-out photos."""
 
 import itertools
+import threading
 
 import numpy as np
 import pytest
 
 pytest.importorskip("torch")
+
+import torch
 
 from vertebra.train import linear_head
 from vertebra.train.linear_head import SHARES, STRENGTHS, Recipe, choose_strength, cross_validate, fit_discriminant
@@ -92,6 +95,42 @@ def test_no_photo_is_predicted_by_a_head_that_saw_it(problem):
     assert found.strength in {t.strength for t in found.trials}
     assert calls == [("fitting", 1, 3), ("fitting", 2, 3), ("fitting", 3, 3)]
     assert found.measurable.all()
+
+
+def test_folds_that_are_fitted_side_by_side_get_the_same_heads(problem, monkeypatch):
+    features, labels = problem
+    folds, threads = np.arange(300) % 6, set()
+    fit = Solver.fit
+
+    def watched(self, *settings):
+        threads.add((threading.get_ident(), torch.get_num_threads()))
+        return fit(self, *settings)
+
+    monkeypatch.setattr(Solver, "fit", watched)
+    monkeypatch.setattr(linear_head, "_MIN_PHOTOS", 10)  # the first fold chooses, five are left
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        monkeypatch.setattr(linear_head, "_PARALLEL_BYTES", 4 * features.nbytes)  # of which two copies are a fold's
+        found = cross_validate(features, labels, folds, 4)
+        assert {count for thread, count in threads if thread != threading.get_ident()} == {2}
+        threads.clear()
+        monkeypatch.setattr(linear_head, "_PARALLEL_BYTES", 3 * features.nbytes)
+        alone = cross_validate(features, labels, folds, 4)
+        assert threads == {(threading.get_ident(), 4)}
+    finally:
+        torch.set_num_threads(before)
+    assert found.strength == alone.strength
+    assert np.abs(found.softmax_logits - alone.softmax_logits).max() < 1e-3 * alone.softmax_logits.std()
+
+
+def test_the_discriminant_of_a_fold_is_that_of_the_photos_outside_of_it(problem):
+    features, labels = problem
+    found = cross_validate(features, labels, np.arange(300) % 3, 5)
+    for fold in range(3):
+        out = np.arange(300) % 3 == fold
+        expected = fit_discriminant(features[~out], labels[~out], 5).logits(features[out])
+        assert found.discriminant_logits[out] == pytest.approx(expected, abs=1e-4 * float(expected[:, :4].std()))
 
 
 @pytest.mark.parametrize("count", [300, 1500])

@@ -7,6 +7,7 @@ pytest.importorskip("torch")
 
 from sklearn.linear_model import LogisticRegression
 
+from vertebra.train import logistic_regression
 from vertebra.train.logistic_regression import Head, Solver
 from vertebra.train.temperature import cross_entropy
 
@@ -65,6 +66,17 @@ def test_it_starts_from_a_head(problem):
     steps = warm.steps
     warm.fit(1e-4)
     assert warm.steps - steps <= 2 < cold.steps, "what is converged takes no further step"
+
+
+def test_features_of_unequal_variance_take_fewer_steps_when_preconditioned(problem, monkeypatch):
+    features, labels = problem[0][:120] * np.geomspace(0.1, 10, 20, dtype=np.float32), problem[1][:120]
+    scaled = Solver(features, labels, 4)
+    found = scaled.fit(1e-4, 1e-7).logits(features)
+    monkeypatch.setattr(logistic_regression, "_VARIANCE_POWER", 0.0)
+    plain = Solver(features, labels, 4)
+    difference = plain.fit(1e-4, 1e-7).logits(features) - found
+    assert np.abs(difference - difference.mean(1, keepdims=True)).max() < 0.02 * found.std()
+    assert scaled.steps < 0.8 * plain.steps
 
 
 def test_one_class_takes_no_step(problem):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -54,6 +54,24 @@ def _with_bias(weight: Tensor, means: Tensor, counts: Tensor) -> Head:
     return Head(weight.float().numpy(), bias.float().numpy())
 
 
+def _in_memory(features: Features) -> Tensor:
+    """Return the values as they are, or those of the feature store."""
+    return torch.from_numpy(
+        features.to_memory() if isinstance(features, StoredFeatures) else np.asarray(features, np.float32)
+    )
+
+
+def _blocks(features: Features, count: int) -> Iterator[tuple[slice, Tensor]]:
+    """Iterate over blocks of at most `count` rows that may be overwritten."""
+    if isinstance(features, StoredFeatures):
+        for rows, block, scale in features.blocks(count):
+            yield rows, block.mul_(scale)
+        return
+    for start in range(0, len(features), count):
+        rows = slice(start, min(len(features), start + count))
+        yield rows, torch.from_numpy(features[rows].astype(np.float32))
+
+
 @dataclass(frozen=True)
 class Moments:
     """Sums over the photos of a group, from which LDA is fitted; those of other groups are added or subtracted."""
@@ -64,12 +82,13 @@ class Moments:
     scatter: Tensor  # (D, D), of products
 
     @staticmethod
-    def of_groups(features: StoredFeatures, labels: Labels, classes: int, groups: Labels) -> list[Moments]:
+    def of_groups(features: Features, labels: Labels, classes: int, groups: Labels) -> list[Moments]:
         """Return the moments of each group of photos, `groups` (N,) from 0 on, in one pass."""
-        order = features.storage_order()
-        features, labels, groups = features[order], labels[order], groups[order]
+        if isinstance(features, StoredFeatures):
+            order = features.storage_order()
+            features, labels, groups = features[order], labels[order], groups[order]
         width = features.shape[1]
-        shift = torch.from_numpy(features[:: max(1, len(features) // _SHIFT_PHOTOS)].to_memory()).mean(0)
+        shift = _in_memory(features[:: max(1, len(features) // _SHIFT_PHOTOS)]).mean(0)
         double = torch.float64
         found = [
             Moments(
@@ -81,8 +100,8 @@ class Moments:
             for group in range(int(groups.max()) + 1)
         ]
         # Larger blocks than for a product with weights: each adds (D, D) values to the sum.
-        for rows, block, scale in features.blocks(4 * width):
-            values = block.mul_(scale).sub_(shift)
+        for rows, values in _blocks(features, 4 * width):
+            values.sub_(shift)
             numbers = torch.from_numpy(labels[rows])
             for group in np.unique(groups[rows]).tolist():
                 own = torch.from_numpy(np.flatnonzero(groups[rows] == group))

@@ -6,12 +6,17 @@ The regularisation strength of the regression and the weight of LDA are chosen b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from vertebra.progress import Progress, silent
 
@@ -40,6 +45,8 @@ class Trial:
 
 # Photos that suffice to choose the weight of LDA and the temperature, in double precision.
 _MAX_PHOTOS = 200_000
+# What the photos of folds that are fitted at the same time may take.
+_PARALLEL_BYTES = 1 << 28
 # Held-out photos that suffice to choose a strength; folds are added until there are as many.
 _MIN_PHOTOS = 300
 
@@ -61,6 +68,7 @@ def choose_strength(
     labels = np.concatenate([val[1] for _, val in parts])
     middle = len(STRENGTHS) // 2
     trials: dict[int, tuple[float, Trial]] = {}
+    weights: dict[int, list[Tensor]] = {}
 
     def loss(index: int) -> float:
         if not 0 <= index < len(STRENGTHS):
@@ -68,6 +76,7 @@ def choose_strength(
         if index not in trials:
             strength = STRENGTHS[index]
             heads = [solver.fit(strength, _TRIAL_MIN_CHANGE) for solver in solvers]
+            weights[index] = [solver.weight for solver in solvers]
             logits = np.concatenate([head.logits(val[0]) for head, (_, val) in zip(heads, parts, strict=True)])
             temperature, found = posterior_loss(logits, labels, prior)
             found += math.log(strength / STRENGTHS[middle]) ** 2 / (2 * prior.strength**2) / len(labels)
@@ -80,6 +89,8 @@ def choose_strength(
     while loss(best + direction) < loss(best):
         best += direction
     strength = STRENGTHS[best]
+    for solver, weight in zip(solvers, weights[best], strict=True):
+        solver.weight = weight  # its fit goes on where the trial stopped
     heads = [solver.fit(strength, min_change) for solver in solvers]
     return strength, heads, [trials[index][1] for index in sorted(trials)]
 
@@ -195,8 +206,12 @@ def cross_validate(
     moments = _moments(features, labels, fold_of, classes)
     softmax_logits, discriminant_logits = (np.zeros((len(labels), classes), np.float32) for _ in range(2))
     weight, bias = np.zeros((features.shape[1], classes), np.float32), np.zeros(classes, np.float32)
-    for done, (fold, out) in enumerate(zip(order.tolist(), outs, strict=True)):
-        head = heads[done] if done < choosing else Solver(*train(out), classes).fit(strength, _FOLD_MIN_CHANGE)
+
+    def fit(out: NDArray[np.bool_]) -> Head:
+        return Solver(*train(out), classes).fit(strength, _FOLD_MIN_CHANGE)
+
+    fits = chain(heads, _in_parallel(fit, outs[choosing:], features))
+    for done, (fold, out, head) in enumerate(zip(order.tolist(), outs, fits, strict=True)):
         weight += head.weight / len(outs)
         bias += head.bias / len(outs)
         softmax_logits[out] = head.logits(features[out])
@@ -208,9 +223,28 @@ def cross_validate(
     )
 
 
+def _in_parallel(
+    fit: Callable[[NDArray[np.bool_]], Head], outs: Sequence[NDArray[np.bool_]], features: Features
+) -> Iterator[Head]:
+    """Fit each fold's head in a thread with its share of torch's threads; streamed features one after another.
+
+    Two folds with one thread each take 0.77 of the time of two threads on one fold after another.
+    """
+    threads = torch.get_num_threads()
+    # Each has a copy of the photos that it is fitted to, in its order and centred.
+    room = 1 if isinstance(features, StoredFeatures) else int(_PARALLEL_BYTES // (2 * max(1, features.nbytes)))
+    workers = min(threads, len(outs), room)
+    if workers <= 1:
+        yield from map(fit, outs)
+        return
+    # Of torch's threads, a thread has its own number.
+    with ThreadPoolExecutor(workers, initializer=partial(torch.set_num_threads, threads // workers)) as pool:
+        yield from pool.map(fit, outs)
+
+
 def _moments(features: Features, labels: Labels, folds: Labels, classes: int) -> Callable[[int], Moments] | None:
-    """Return what LDA takes from the photos outside a fold; of features in memory it is computed fold by fold."""
-    if not isinstance(features, StoredFeatures) or len(features) < 2 * features.shape[1]:
+    """Return what LDA takes from the photos outside a fold; None: of so few photos it is computed fold by fold."""
+    if len(features) < 2 * features.shape[1]:
         return None
     found = Moments.of_groups(features, labels, classes, folds)
     total = Moments.sum(found)
