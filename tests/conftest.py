@@ -329,7 +329,7 @@ def kernels(once):
     """The library of `cpu_kernels`, compiled once for all test processes (3 s) and loaded."""
     pytest.importorskip("torch")
     from vertebra.cpu_kernels import KernelError
-    from vertebra.cpu_kernels.library import library
+    from vertebra.cpu_kernels.compiled_functions import library
 
     with pytest.MonkeyPatch.context() as patch:
 

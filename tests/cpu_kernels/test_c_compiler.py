@@ -90,7 +90,7 @@ def test_torchs_threads_are_shared(kernels):
     code = """
 import sys
 import sklearn.linear_model, torch  # each brings an OpenMP library
-from vertebra.cpu_kernels.library import library
+from vertebra.cpu_kernels.compiled_functions import library
 def loaded():
     with open("/proc/self/maps") as lines:
         return {line.split()[-1] for line in lines if "gomp" in line}

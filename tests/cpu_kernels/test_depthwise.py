@@ -22,7 +22,7 @@ def results(module, conv, x):
 
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format], ids=str)
-@pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 7), (10, 37), (33, 12)], ids=str)
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 7), (10, 37), (33, 12), (3, 16)], ids=str)
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_results_are_torchs(kernel, stride, size, layout):

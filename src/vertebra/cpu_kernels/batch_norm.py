@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .library import library, pointer
+from .compiled_functions import library, pointer
+from .layer_kernel import has_kernel
 
 # Numbers as in activation.h.
 ACTIVATIONS: dict[type[nn.Module], int] = {nn.Identity: 0, nn.ReLU: 1, nn.ReLU6: 2, nn.SiLU: 3}
@@ -29,7 +30,7 @@ class BatchNormActivation(nn.Module):
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
         """Call the kernel if it computes what the layers would."""
         norm = self.norm
-        if norm.training and x.dtype == torch.float32 and x.device.type == "cpu":
+        if norm.training and has_kernel(x):
             result: Tensor = _BatchNormActivation.apply(
                 x, norm.weight, norm.bias, shortcut, norm, ACTIVATIONS[type(self.activation)]
             )

@@ -1,7 +1,7 @@
-"""Depthwise convolutions with a gradient of the weights of our own.
+"""Depthwise convolutions by kernels of our own.
 
-Forwards, and for the gradient of the input, torch's kernels are as fast as memory; for that of the weights they take
-two to ten times as long, most of all for 5×5.
+They read maps that are not in the cache in the order of memory; torch's take up to twice as long, and for the gradient
+of the weights ten times, most of all for 5×5.
 """
 
 from __future__ import annotations
@@ -9,32 +9,26 @@ from __future__ import annotations
 from typing import Any, TypeGuard
 
 import torch
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .library import library, pointer
+from .compiled_functions import library, pointer
+from .layer_kernel import LayerKernel
 
 _VECTOR = 16  # channels that are computed at once
+# Columns of a map below which torch's own kernels for 5×5 are faster: most windows reach over an end of the row.
+_MIN_WIDTH = 16
 
 
-class DepthwiseConv(nn.Module):
-    """A depthwise convolution: (N, C, H, W) → (N, C, ⌈H/stride⌉, ⌈W/stride⌉); shares the layer's weights.
+class DepthwiseConv(LayerKernel):
+    """A depthwise convolution: (N, C, H, W) → (N, C, ⌈H/stride⌉, ⌈W/stride⌉)."""
 
-    For other types than float32 on the CPU it calls the layer itself.
-    """
+    layer: nn.Conv2d
 
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        self.conv = conv
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Call the kernel if it computes what the layer would."""
-        conv = self.conv
-        if x.dtype != torch.float32 or x.device.type != "cpu":
-            y: Tensor = conv(x)
-            return y
-        result: Tensor = _Depthwise.apply(x, conv.weight, conv.stride[0], conv.padding[0])
+    def compute(self, x: Tensor) -> Tensor:
+        """Forwards and backwards by kernels."""
+        result: Tensor = _Depthwise.apply(x, self.layer.weight, self.layer.stride[0])
         return result
 
 
@@ -56,11 +50,16 @@ def can_replace(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
 
 class _Depthwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
+        images, channels, height, width = x.shape
         ctx.save_for_backward(x, weight)
-        ctx.stride, ctx.padding = stride, padding
-        return F.conv2d(x, weight, None, stride, padding, 1, len(weight))
+        ctx.stride = stride
+        if _is_narrow(x, weight):
+            return F.conv2d(x, weight, None, stride, weight.shape[2] // 2, 1, channels)
+        y = _empty_map(images, channels, -(-height // stride), -(-width // stride))
+        _call("depthwise_forward", x, _channels_last(weight), y, x.shape, y.shape, weight.shape[2], stride)
+        return y
 
     @staticmethod
     @once_differentiable
@@ -70,14 +69,40 @@ class _Depthwise(torch.autograd.Function):
         dy = dy.contiguous(memory_format=torch.channels_last)
         dx = dweight = None
         if ctx.needs_input_grad[0]:
-            geometry = [ctx.stride] * 2, [ctx.padding] * 2, [1, 1], False, [0, 0], channels
-            dx, _, _ = torch.ops.aten.convolution_backward(dy, x, weight, None, *geometry, [True, False, False])
+            dx = torch.empty_like(x)
+            if _is_narrow(x, weight):
+                geometry = [ctx.stride] * 2, [kernel // 2] * 2, [1, 1], False, [0, 0], channels
+                dx, _, _ = torch.ops.aten.convolution_backward(dy, x, weight, None, *geometry, [True, False, False])
+            elif ctx.stride == 1:  # a convolution with the weights in reverse order
+                _call("depthwise_forward", dy, _channels_last(weight.flip(2, 3)), dx, dy.shape, x.shape, kernel, 1)
+            else:
+                _call("depthwise_input_gradient", dy, _channels_last(weight), dx, x.shape, dy.shape, kernel)
         if ctx.needs_input_grad[1]:
-            threads = torch.get_num_threads()
-            sums, zeros = torch.empty(threads, kernel * kernel, channels), torch.zeros(x.shape[3], channels)
-            library().depthwise_weight_gradient(
-                pointer(x), pointer(dy), pointer(zeros), pointer(sums), *x.shape, *dy.shape[2:], kernel, ctx.stride,
-                ctx.padding, threads,
-            )  # fmt: skip
+            sums = torch.empty(torch.get_num_threads(), kernel * kernel, channels)
+            _call("depthwise_weight_gradient", x, dy, sums, x.shape, dy.shape, kernel, ctx.stride)
             dweight = sums[0].t().reshape(weight.shape)
-        return dx, dweight, None, None
+        return dx, dweight, None
+
+
+def _is_narrow(x: Tensor, weight: Tensor) -> bool:
+    return weight.shape[2] == 5 and x.shape[3] < _MIN_WIDTH
+
+
+def _call(
+    name: str, first: Tensor, second: Tensor, target: Tensor, shape: Size, out_shape: Size, *geometry: int
+) -> None:
+    """Call a kernel that reads the map `first`; the shapes are those of the convolution's input and output."""
+    zeros = torch.zeros(first.shape[3], first.shape[1])
+    getattr(library(), name)(
+        pointer(first), pointer(second), pointer(zeros), pointer(target), *shape, *out_shape[2:], *geometry,
+        torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def _channels_last(weight: Tensor) -> Tensor:
+    """(C, 1, k, k) → (k, k, C)."""
+    return weight.detach()[:, 0].permute(1, 2, 0).contiguous()
+
+
+def _empty_map(*shape: int) -> Tensor:
+    return torch.empty(shape, memory_format=torch.channels_last)

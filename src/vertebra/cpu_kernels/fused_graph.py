@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from vertebra.models.layers import SqueezeExcitation
 
 from .batch_norm import ACTIVATIONS, BatchNormActivation, can_fuse
+from .compiled_functions import library
 from .depthwise import DepthwiseConv, can_replace
-from .library import library
 from .squeeze_excitation import FusedSqueezeExcitation
 
 

@@ -6,30 +6,23 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from vertebra.models.layers import SqueezeExcitation
 
-from .library import library, pointer
+from .compiled_functions import library, pointer
+from .layer_kernel import LayerKernel
 
 
-class FusedSqueezeExcitation(nn.Module):
-    """Scale each channel by a weight computed from all of them: (N, C, H, W) → the same shape; shares the parameters.
+class FusedSqueezeExcitation(LayerKernel):
+    """Scale each channel by a weight computed from all of them: (N, C, H, W) → the same shape."""
 
-    For other types than float32 on the CPU it calls the layer itself.
-    """
+    layer: SqueezeExcitation
 
-    def __init__(self, layer: SqueezeExcitation) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Call the kernel if it computes what the layer would."""
+    def compute(self, x: Tensor) -> Tensor:
+        """Two passes over the map; torch computes the factors between them."""
         layer = self.layer
-        if x.dtype != torch.float32 or x.device.type != "cpu":
-            y: Tensor = layer(x)
-            return y
 
         def gate(means: Tensor) -> Tensor:
             scale: Tensor = layer.scale_activation(layer.fc2(layer.activation(layer.fc1(means))))

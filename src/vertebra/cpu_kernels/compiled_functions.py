@@ -17,8 +17,10 @@ _PARAMETERS: dict[str, list[Any]] = {
         [_POINTER] * 2 + [_INDEX] * 2 + [_POINTER] * 4 + [_DOUBLE] * 2 + [_INT] + [_POINTER] * 4 + [_INT]
     ),
     "batch_norm_backward": [_POINTER] * 3 + [_INDEX] * 2 + [_POINTER, _INT] + [_POINTER] * 6 + [_INT],
-    # Images, channels, height, width, height and width of the output.
-    "depthwise_weight_gradient": [_POINTER] * 4 + [_INDEX] * 6 + [_INT] * 4,
+    # Images, channels, height, width, height and width of the output, kernel, stride, threads.
+    "depthwise_forward": [_POINTER] * 4 + [_INDEX] * 6 + [_INT] * 3,
+    "depthwise_input_gradient": [_POINTER] * 4 + [_INDEX] * 6 + [_INT] * 2,
+    "depthwise_weight_gradient": [_POINTER] * 4 + [_INDEX] * 6 + [_INT] * 3,
     "channel_means": [_POINTER] + [_INDEX] * 3 + [_POINTER, _INT],
     "scale_channels": [_POINTER] * 2 + [_INDEX] * 3 + [_POINTER, _INT],
     "factor_gradients": [_POINTER] * 2 + [_INDEX] * 3 + [_POINTER, _INT],
