@@ -52,6 +52,7 @@ _QUERIES = 1 << 16  # compared with a part at once: 10 MB
 # If more hashes share a prefix than fit in a part, as those of one picture do: the first 8 parts are compared with all
 # queries, later ones with an eighth.
 _MAX_FULL_PARTS = 8
+_FAR = np.int16(64 * (MAX_DIFFERING_BITS + 1))
 
 
 # (row, column) of each bit, the lowest frequency first; the mean and the highest are left out.
@@ -218,23 +219,21 @@ def _nearest(queries: _Sorted, entries: _Sorted, reach: int) -> Candidates:
     """Return the two nearest entries of each query among its neighbours in the order of the keys."""
     # Search to the left: if many entries have the same key, all queries meet the first of them.
     start = np.searchsorted(entries.keys, queries.keys)
-    far = np.uint8(MAX_DIFFERING_BITS + 1)
-    best = np.full((2, len(start)), far)
-    found = np.zeros((2, len(start)), np.int32)
-    for step in range(-reach, reach):
+    hashes: Hashes = np.pad(entries.hashes, reach)
+    photos: NDArray[np.int32] = np.pad(entries.photos, reach, constant_values=-1)  # beyond the ends
+    # Of each query the two least of 64 · differing bits + step: of equally near entries, the first.
+    best, second = (np.full(len(start), _FAR, np.int16) for _ in range(2))
+    for step in range(2 * reach):
         position = start + step
-        inside = (position >= 0) & (position < len(entries.keys))
-        position[~inside] = 0
-        differing = np.bitwise_count(queries.hashes ^ entries.hashes[position])
-        differing[~inside | (queries.photos == entries.photos[position])] = far
-        first = differing < best[0]
-        second = ~first & (differing < best[1])
-        best[1] = np.where(first, best[0], np.where(second, differing, best[1]))
-        found[1] = np.where(first, found[0], np.where(second, position, found[1]))
-        best[0] = np.where(first, differing, best[0])
-        found[0] = np.where(first, position, found[0])
-    query = np.concatenate([np.nonzero(row < far)[0] for row in best])
-    entry = np.concatenate([positions[row < far] for positions, row in zip(found, best, strict=True)])
+        key = np.bitwise_count(queries.hashes ^ hashes[position]).astype(np.int16)
+        key *= 64
+        key += np.int16(step)
+        near = photos[position]
+        key[(near == queries.photos) | (near < 0)] = _FAR
+        np.minimum(second, np.maximum(best, key), out=second)
+        np.minimum(best, key, out=best)
+    query = np.concatenate([np.nonzero(row < _FAR)[0] for row in (best, second)])
+    entry = np.concatenate([(start + row % 64 - reach)[row < _FAR] for row in (best, second)])
     pairs = np.empty(len(query), _CANDIDATE)
     pairs["copy"], pairs["orientation"] = queries.photos[query], queries.kinds[query]
     pairs["original"], pairs["window"] = entries.photos[entry], entries.kinds[entry]
