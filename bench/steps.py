@@ -62,6 +62,7 @@ def vertebra(network: str, steps: int, workers: int, batch: int) -> list[float]:
             raise EnoughError
 
     files = photos(batch * (steps + WARM_UP + 5))
+    folder = tempfile.TemporaryDirectory()  # for its checkpoints
     part = Split([Path(file) for file in files], np.arange(len(files)) % 100)
     settings = Settings("", model=network, method="scratch", batch_size=batch, epochs=1, image_size=224)
     preprocessing = get_model_weights(network)["DEFAULT"].preprocessing
@@ -70,13 +71,13 @@ def vertebra(network: str, steps: int, workers: int, batch: int) -> list[float]:
 
     def trainer(speed: str) -> Trainer:
         changed = replace(settings, speed=speed)
-        return Trainer(changed, built, preprocessing, part, part, Path(), distributed, progress)
+        return Trainer(changed, built, preprocessing, part, part, Path(folder.name), distributed, progress)
 
     # What `speed=auto` chooses in a run that is long enough.
     speed, notes = choose_speed(settings, PHOTOS, distributed.device, trainer)
     print(f"speed={speed}", *notes, file=sys.stderr)
     chosen = trainer(speed)
-    with contextlib.suppress(EnoughError), retain_freed_memory():
+    with folder, contextlib.suppress(EnoughError), retain_freed_memory():
         chosen._train(TrainingState(), None)
     return [after - before for before, after in itertools.pairwise(moments)][WARM_UP:]
 

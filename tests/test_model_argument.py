@@ -8,6 +8,7 @@ import pytest
 
 from vertebra.errors import UsageError, VertebraError, VertebraWarning
 from vertebra.model_argument import ACCEPTED, ModelKind, resolve_model, takes
+from vertebra.timm_names import TAGS
 
 ANYTHING = "anything"
 
@@ -69,6 +70,13 @@ def test_what_a_model_is(place, text, kind, name):
     assert (found.kind, found.name) == (kind, name)
 
 
+def test_a_tag_of_timm_is_no_mistyped_suffix(place):
+    for name, tags in TAGS.items():
+        (place / f"{name}.onnx").touch()
+        for tag in tags:
+            assert resolve_model(f"{name}.{tag}", ANYTHING).kind is ModelKind.NETWORK
+
+
 def test_the_folder_itself_may_be_a_run(place, monkeypatch):
     monkeypatch.chdir(place / "run")
     assert (resolve_model(".", ANYTHING).kind, resolve_model(".", ANYTHING).name) == (ModelKind.RUN, "run")
@@ -81,6 +89,10 @@ def test_the_folder_itself_may_be_a_run(place, monkeypatch):
         ("  ", "the MODEL is empty"),
         ("none.onnx", r"none\.onnx: no such file\. Make one with: vertebra export NAME --out none\.onnx"),
         ("mm.onnx", r"mm\.onnx: no such file\. Did you mean 'm\.onnx'"),
+        ("m.onx", r"m\.onx: no such file or folder\. Did you mean 'm\.onnx'"),
+        ("run/modell.ONX", r"modell\.ONX: no such file or folder\. Did you mean 'model\.onnx'"),
+        ("w.pht", r"w\.pht: no such file or folder\. Did you mean 'w\.PTH'"),
+        ("none.onx", r"none\.onx: no such file or folder\. vertebra anything takes"),
         ("w2.pth", r"w2\.pth: no such file or folder\. Did you mean 'w\.PTH'"),
         ("./resnet18", r"\./resnet18: no such file or folder\. The network of that name is written resnet18"),
         ("hf-hub:timm/resnet50.tv2_in1k", r"no such file or folder\. The network .* is written resnet50\.tv2_in1k"),

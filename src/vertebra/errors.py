@@ -199,11 +199,16 @@ def suggest(name: str, known: Iterable[str], count: int = 3) -> str:
 
 
 def suggest_path(text: str) -> str:
-    """A hint for a mistyped path from the names beside it, or beside its first missing folder; or `""`."""
+    """A hint for a mistyped path from the names beside it, or beside its first missing folder; or `""`.
+
+    Of a pattern this is its first missing folder; a name with wildcards gets no hint.
+    """
     path = Path(text)
     try:
         while not path.parent.exists() and path.parent != path:
             path = path.parent
+        if any(wildcard in path.name for wildcard in "*?"):
+            return ""
         names = [entry.name for entry in path.parent.iterdir()]
     except (OSError, ValueError):
         return ""

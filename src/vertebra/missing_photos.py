@@ -1,4 +1,4 @@
-"""What is said of the path of a photo that does not exist: the nearest name, or where a network's name belongs."""
+"""What is said of missing photos and unmatched patterns: the nearest name, or where a network's name belongs."""
 
 from __future__ import annotations
 
@@ -34,6 +34,15 @@ class MissingPhotos:
     """Explains the first `left` paths; the others, such as those of a long list, get no hint."""
 
     left: int = FEW
+
+    def no_match(self, pattern: str) -> str:
+        """The message for a pattern that no file matches."""
+        text = f"{pattern}: no file matches"
+        if self.left <= 0:
+            return text
+        self.left -= 1
+        hint = suggest_path(pattern)
+        return f"{text}. {hint}" if hint else text
 
     def error(self, path: str) -> str | None:
         """The message for a path without a file; None if it has one, or reading it will tell more."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vertebra.card import CardError, locate_card, open_model_file, read_card
-from vertebra.errors import UsageError, printable, suggest_path, warn
+from vertebra.errors import UsageError, printable, suggest, suggest_path, warn
 from vertebra.files import WEIGHT_SUFFIXES
 from vertebra.run_files import RUN_METRICS, RUN_MODEL, RUN_SETTINGS, RUN_WEIGHTS, run_model, run_weights
 
@@ -192,7 +192,12 @@ def _is_code(text: str) -> bool:
 
 
 def _is_file_name(text: str) -> bool:
-    return text.lower().endswith((".onnx", ".py", *WEIGHT_SUFFIXES)) or text.startswith(".")
+    suffixes = (".onnx", ".py", *WEIGHT_SUFFIXES)
+    if text.lower().endswith(suffixes) or text.startswith("."):
+        return True
+    # A mistyped suffix, such as .onx; timm's tags, which follow a point too, are not near to any.
+    suffix = text.rpartition(".")[2] if "." in text else ""
+    return bool(suggest(suffix, suffixes))
 
 
 def _classify_path(text: str, command: str) -> ModelArgument:

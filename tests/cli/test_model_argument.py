@@ -236,6 +236,7 @@ def test_each_command_says_the_same_of_what_is_no_model(vertebra, place, counted
     for model, message in (
         ("", "is empty, as an unset variable would be"),
         ("./nowhere", "./nowhere: no such file or folder"),
+        ("tiny.onx", "tiny.onx: no such file or folder. Did you mean 'tiny.onnx'?"),
         ("https://example.org/m.onnx", "is a web address"),
         ("photos", "photos is no run: it has no model.onnx and no settings.toml."),
         ("nowhere.py:build", "nowhere.py: no such file"),

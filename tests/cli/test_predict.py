@@ -474,6 +474,25 @@ def test_rows_of_another_model_are_not_added(vertebra, tiny_model, write_model, 
     assert result.code == 1 and "12 photos, 1 failed" in result.out
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_another_engine_goes_on_and_is_told(vertebra, tiny_model, folder, tmp_path, suffix):
+    out = tmp_path / f"out.{suffix}"
+    first = [folder / f"{index:02}.png" for index in range(2)]
+    command = ["predict", *first, "--model", tiny_model, "--out", out]
+    said = f"vertebra: {out} was begun with --engine onnxruntime, and goes on with --engine auto: probabilities of two"
+    assert vertebra(*command, "--engine", "onnxruntime").code == 0
+    assert vertebra(*command, "--resume").err == ""  # nothing is left to do
+    result = vertebra(*command, folder / "02.png", "--resume")
+    assert result.code == 0 and result.err.count(said) == 1
+    result = vertebra(*command, folder / "03.png", "--resume", "--engine", "onnxruntime")
+    assert result.code == 0 and result.err == ""
+    if suffix == "csv":  # a record of an older version
+        record = out.with_name("out.csv.meta.json")
+        record.write_text(json.dumps({k: v for k, v in json.loads(record.read_text()).items() if k != "engine"}))
+        result = vertebra(*command, folder / "04.png", "--resume")
+        assert result.code == 0 and result.err == ""
+
+
 def test_other_weights_are_another_model(vertebra, checkpoint, tmp_path):
     out = tmp_path / "out.csv"
     state = torch.load(checkpoint, weights_only=True)
@@ -548,6 +567,16 @@ def test_a_pattern(vertebra, tiny_model, folder):
     result = vertebra("predict", f"{folder}/0[0-2].png", f"{folder}/no*.png", "--model", tiny_model, "--json")
     assert [Path(entry["path"]).name for entry in result.json] == ["00.png", "01.png", "02.png", "no*.png"]
     assert "no file matches" in result.json[3]["error"]
+
+
+@pytest.mark.parametrize("pattern", ["phot0s/*.png", "phot0s/**/0?.png", "phot0s/below/*"])
+def test_a_pattern_in_a_mistyped_folder(vertebra, tiny_model, tmp_path, pattern):
+    (tmp_path / "photos").mkdir()
+    result = vertebra("predict", tmp_path / pattern, "--model", tiny_model)
+    assert result.code == 1
+    assert f"{tmp_path}/{pattern}: no file matches. Did you mean 'photos'?\n" in result.err
+    result = vertebra("predict", tmp_path / "photo*" / "*.png", "--model", tiny_model)
+    assert f"{tmp_path}/photo*/*.png: no file matches\n" in result.err
 
 
 def test_unsure_is_said(vertebra, write_model, tmp_path):

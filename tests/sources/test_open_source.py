@@ -189,6 +189,9 @@ def test_a_folder_without_photos_is_refused_and_says_what_is_there(tmp_path):
         open_source(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="no file matches"):
         open_source(f"{tmp_path}/*.tar")
+    (tmp_path / "shards").mkdir()
+    with pytest.raises(UsageError, match=r"no file matches\. Did you mean 'shards'\?$"):
+        open_source(f"{tmp_path}/shard/*.tar")
     with pytest.raises(UsageError, match="no source"):
         open_source([])
     with pytest.raises(UsageError, match="standard input"):

@@ -102,6 +102,8 @@ def predict(settings: Settings) -> None:
             if count is not None:
                 photos = list(photos)
                 count = len(photos)
+            if file.engine_note and count != 0:
+                typer.echo(f"vertebra: {printable(file.engine_note)}", err=True)
         with progress_bar("predicting", bar=count is None or count > FEW) as progress:
             start = time.perf_counter()
             results = predictor.predict_many(photos, top=top, embed=settings.embed, count=count)
@@ -264,6 +266,7 @@ def _result_file(settings: Settings, top: int, predictor: Predictor) -> Iterator
         top=top,
         embed=settings.embed,
         options={"--fast-jpeg": settings.fast_jpeg, "--bits": settings.bits or False},
+        engine=settings.engine,
         unsure=predictor.card.threshold is not None,
         resume=settings.resume,
     ) as output:

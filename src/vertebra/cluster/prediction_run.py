@@ -13,6 +13,7 @@ from vertebra.errors import InUseError, UsageError, VertebraError
 from vertebra.loading import exported_file
 from vertebra.model_argument import resolve_model
 from vertebra.progress import Progress, silent
+from vertebra.runtime.run_record import describe_engine_change
 from vertebra.sources import Source
 from vertebra.sources.listing import ListedSource
 from vertebra.storage import Location
@@ -184,11 +185,8 @@ def _resumed(
     """
     for note in target.notes():
         tell(note)
-    if is_read and earlier.engine != wanted.engine:
-        tell(
-            f"{target.location} was begun with --engine {earlier.engine}, and goes on with --engine {wanted.engine}: "
-            "probabilities of two engines differ in the sixth digit."
-        )
+    if is_read and (change := describe_engine_change(target.location, earlier.engine, wanted.engine)):
+        tell(change)
     listed = earlier.listed(target.state)
     what = f"{' '.join(earlier.source)} has changed since {target.location} was begun"
     if listed is None:

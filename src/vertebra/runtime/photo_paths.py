@@ -103,7 +103,7 @@ def _expand_pattern(pattern: str, missing: MissingPhotos) -> Iterator[Photo]:
         if not any(is_system_folder(part) and part not in written for part in Path(path).parts[:-1])
     }
     if not found:
-        yield Photo(pattern, f"{pattern}: no file matches")
+        yield Photo(pattern, missing.no_match(pattern))
     for path in sorted(found):
         if error := found[path]:
             yield Photo(path, error)

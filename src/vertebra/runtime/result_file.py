@@ -27,7 +27,7 @@ from .parquet_format import need_pyarrow, parquet_lines, parquet_record, write_p
 from .photo import Photo
 from .prediction import Prediction
 from .resumed_rows import ExistingRows, has_changed_since, replace_rows, replacement_line, scan_rows
-from .run_record import RunRecord, current_folder, require_same_run
+from .run_record import RunRecord, current_folder, describe_engine_change, require_same_run
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
@@ -46,6 +46,7 @@ class ResultFile:
         top: how many classes a photo gets, which is how many columns a table has for them.
         embed: whether there is a column for embeddings.
         options: others that decide what a row says, by their names on the command line.
+        engine: as `--engine` has it; a run that is resumed with another has an `engine_note`.
         unsure: whether there is a column for "none of the classes".
         resume: keep what an earlier run has written, and leave those photos out whose rows have no error and which have
             not been changed since.
@@ -67,6 +68,7 @@ class ResultFile:
         top: int,
         embed: bool,
         options: Mapping[str, int | bool] | None = None,
+        engine: str = "auto",
         unsure: bool = False,
         resume: bool = False,
     ) -> None:
@@ -82,7 +84,8 @@ class ResultFile:
         self._record_path = path.with_name(f"{path.name}.meta.json")
         self._replacements_path = path.with_name(f"{path.name}.again")
         self._started = time.time()
-        self._record = RunRecord(model, sha256, {"--top": top, "--embed": embed, **(options or {})}, current_folder())
+        rows_depend_on = {"--top": top, "--embed": embed, **(options or {})}
+        self._record = RunRecord(model, sha256, rows_depend_on, current_folder(), engine)
         self._rows = ExistingRows()
         self._waiting: defaultdict[str, deque[int]] = defaultdict(deque)  # rows that the next results of a path replace
         self._again: AppendOnlyFile | None = None
@@ -91,6 +94,7 @@ class ResultFile:
         self.failed = 0
         self.again = 0  # photos of earlier runs that were tried again
         self.replaced = 0  # rows of an earlier run that this one does without
+        self.engine_note: str | None = None  # on a run that is resumed with another engine
         self.absent = 0  # photos of earlier runs that are not given this time; known once `remaining` has ended
         with self._convert_os_errors(), contextlib.ExitStack() as opening:
             make_folder(path.parent)
@@ -221,6 +225,7 @@ class ResultFile:
             if unfolded:
                 self._delete_journal()
             raise
+        self.engine_note = describe_engine_change(self.path, record.engine, self._record.engine)
         record.folder = self._record.folder
         self._record = record
         os.truncate(self._journal, rows.size)

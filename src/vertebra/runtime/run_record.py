@@ -19,6 +19,7 @@ class RunRecord:
     sha256: str  # of its file
     options: dict[str, int | bool]  # those that affect a row
     folder: str  # that paths are relative to
+    engine: str = ""  # of --engine, which decides the last digits; "": an older version did not keep it
     runs: list[tuple[int, float]] = field(default_factory=list)  # number of the first row, seconds since 1970
     again: list[tuple[int, float]] = field(default_factory=list)  # rows that were replaced, and when
 
@@ -32,7 +33,9 @@ class RunRecord:
         try:
             found = json.loads(content)
             runs, again = ([(int(row), float(at)) for row, at in found[name]] for name in ("runs", "again"))
-            return RunRecord(found["model"], found["sha256"], dict(found["options"]), found["folder"], runs, again)
+            engine = str(found.get("engine", ""))
+            options = dict(found["options"])
+            return RunRecord(found["model"], found["sha256"], options, found["folder"], engine, runs, again)
         except (ValueError, KeyError, TypeError):
             return None
 
@@ -72,6 +75,16 @@ def require_same_run(found: RunRecord | None, wanted: RunRecord, path: Path, pla
             "file."
         )
     return found
+
+
+def describe_engine_change(place: object, begun: str, now: str) -> str | None:
+    """The note on a run that is resumed with another `--engine`; None if it is the same, or was not kept."""
+    if begun in ("", now):
+        return None
+    return (
+        f"{place} was begun with --engine {begun}, and goes on with --engine {now}: probabilities of two engines "
+        "differ in the sixth digit."
+    )
 
 
 def current_folder() -> str:

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 
-from vertebra.errors import UsageError
+from vertebra.errors import UsageError, suggest_path
 from vertebra.storage import Location
 
 MAX_EXPANDED = 1_000_000  # names of one pattern
@@ -33,7 +33,8 @@ def expand(text: str) -> Iterator[Location]:
             found = True
             yield location
         if not found:
-            raise UsageError(f"{name}: no file matches.")
+            hint = "" if Location(name).is_remote else suggest_path(name)
+            raise UsageError(f"{name}: no file matches. {hint}".rstrip())
 
 
 def expand_braces(pattern: str) -> list[str]:
