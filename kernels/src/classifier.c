@@ -1,0 +1,58 @@
+/* The last convolution with its global average, and the classifier. */
+#include "walk.h"
+
+static const ptrdiff_t one_group[1] = {0};
+
+/* Threads split the channels. Some blocks of the map are computed, averaged, and forgotten unless they are asked for. */
+void vk_head(const struct vk_walk *walk, const struct vk_step *step, const float *in, float *embedding,
+             float *features) {
+    const int blocks = vk_blocks(step->hidden), positions = step->height * step->width;
+    const int last = vk_share(blocks, walk->rank + 1, walk->members);
+    float *map = walk->own->widened;
+    for (int b = vk_share(blocks, walk->rank, walk->members), some; b < last; b += some) {
+        some = vk_next_blocks(last - b);
+        struct vk_product product = vk_product_of(walk, &step->expand, b, some, 0);
+        product.in = in;
+        product.in_row_stride = step->channels;
+        product.group_offsets = one_group;
+        product.groups = 1;
+        product.group_size = step->channels;
+        product.rows = positions;
+        product.out = map;
+        product.out_block_stride = (ptrdiff_t)positions * VK_BLOCK;
+        product.out_offsets = walk->column_offsets;
+        product.prefetch_next = 1;
+        walk->kernels->multiply(&product);
+        for (int i = 0; i < some; i++) {
+            const float *block = map + (ptrdiff_t)i * positions * VK_BLOCK;
+            const int channel = (b + i) * VK_BLOCK;
+            walk->kernels->mean(embedding + channel, block, positions);
+            for (int lane = 0; features && lane < VK_BLOCK && channel + lane < step->out_channels; lane++)
+                for (int p = 0; p < positions; p++)
+                    features[(ptrdiff_t)(channel + lane) * positions + p] = block[(ptrdiff_t)p * VK_BLOCK + lane];
+        }
+    }
+    vk_meet(walk);
+}
+
+/* All images at once, so that the weights are read once. Threads split the classes. */
+void vk_classifier(const struct vk_walk *walk, const struct vk_step *step, const float *embeddings, int rows,
+                   float *out) {
+    const int blocks = vk_blocks(step->expand.outputs);
+    const int first = vk_share(blocks, walk->rank, walk->members), last = vk_share(blocks, walk->rank + 1, walk->members);
+    const int half = step->expand.outputs % VK_BLOCK != 0 && walk->rank == walk->members - 1;
+    struct vk_product product = vk_product_of(walk, &step->expand, first, last - first, half);
+    product.in = embeddings;
+    product.in_row_stride = step->channels;
+    product.group_offsets = one_group;
+    product.groups = 1;
+    product.group_size = step->channels;
+    product.rows = rows;
+    product.out = out + first * VK_BLOCK;
+    product.out_row_stride = step->expand.outputs;
+    product.out_block_stride = VK_BLOCK;
+    product.activation = VK_LINEAR;
+    product.prefetch_next = 1;
+    walk->kernels->multiply(&product);
+    vk_meet(walk);
+}

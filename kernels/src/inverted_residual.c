@@ -1,0 +1,255 @@
+/* Expansion, depthwise convolution, squeeze-excitation, projection and sum, without the widened map in memory.
+ *
+ * Large maps: threads split the output rows. A thread keeps, for each block of widened channels, a ring of as many
+ * rows as a tile of output rows needs; it expands what is new, convolves, and projects the tile.
+ *
+ * Small maps: threads split the widened channels. A thread expands some blocks over the whole map, convolves them,
+ * and at last projects what it has; the partial sums are added up. Weights are read once, rows are not expanded
+ * twice at the boundary between threads.
+ *
+ * Squeeze-excitation needs the means of the whole convolved map before the projection, so then the convolved map of
+ * a thread's part is kept, and the projection follows when all threads have met. */
+#include "walk.h"
+
+#include <string.h>
+
+static const ptrdiff_t one_group[1] = {0};
+static const int32_t first_position[1] = {0};
+
+static void depthwise_row(const struct vk_walk *walk, const struct vk_step *step, int block, const float *const *rows,
+                          float *out, float *sums) {
+    struct vk_depthwise_row row = {
+        .weights = walk->weights + step->depthwise_weights + (ptrdiff_t)block * step->kernel * step->kernel * VK_BLOCK,
+        .bias = walk->weights + step->depthwise_bias + block * VK_BLOCK,
+        .out = out,
+        .sums = sums ? sums + block * VK_BLOCK : NULL,
+        .width = step->out_width,
+        .kernel = step->kernel,
+        .stride = step->stride,
+        .activation = step->depthwise_activation,
+        .low = step->depthwise_low,
+        .high = step->depthwise_high,
+    };
+    for (int i = 0; i < step->kernel; i++) row.rows[i] = rows[i];
+    walk->kernels->depthwise(&row);
+}
+
+/* `positions` pixels of the input, widened to some blocks of channels. */
+static void expand(const struct vk_walk *walk, const struct vk_step *step, const float *in, int positions, int block,
+                   int blocks, float *out, ptrdiff_t block_stride, const int32_t *offsets, int prefetch) {
+    if (step->source == VK_FROM_COPY) {
+        for (int b = 0; b < blocks; b++) {
+            int channel = (block + b) * VK_BLOCK, count = step->channels - channel;
+            size_t size = sizeof(float) * (size_t)(count < VK_BLOCK ? count : VK_BLOCK);
+            for (int i = 0; i < positions; i++) {
+                float *to = out + b * block_stride + offsets[i];
+                memset(to, 0, VK_BLOCK * sizeof(float));
+                memcpy(to, in + (ptrdiff_t)i * step->channels + channel, size);
+            }
+        }
+        return;
+    }
+    struct vk_product product = vk_product_of(walk, &step->expand, block, blocks, 0);
+    product.in = in;
+    product.in_row_stride = step->channels;
+    product.group_offsets = one_group;
+    product.groups = 1;
+    product.group_size = step->channels;
+    product.rows = positions;
+    product.out = out;
+    product.out_block_stride = block_stride;
+    product.out_offsets = offsets;
+    product.prefetch_next = prefetch;
+    walk->kernels->multiply(&product);
+}
+
+/* The gates of blocks [first, last), from the sums of all threads. */
+static void squeeze_excitation(const struct vk_walk *walk, const struct vk_step *step, int first, int last) {
+    struct vk_workspace *own = walk->own;
+    const float count = (float)step->out_height * (float)step->out_width;
+    for (int c = 0; c < step->hidden; c++) {
+        float total = 0;
+        for (int m = 0; m < walk->members; m++) total += walk->team[m].sums[c];
+        own->pooled[c] = total / count;
+    }
+    struct vk_product down = vk_product_of(walk, &step->squeeze_down, 0, vk_blocks(step->squeeze), 0);
+    down.in = own->pooled;
+    down.group_offsets = one_group;
+    down.groups = 1;
+    down.group_size = step->hidden;
+    down.rows = 1;
+    down.out = own->squeezed;
+    down.out_block_stride = VK_BLOCK;
+    down.out_offsets = first_position;
+    walk->kernels->multiply(&down);
+    struct vk_product up = vk_product_of(walk, &step->squeeze_up, first, last - first, 0);
+    up.in = own->squeezed;
+    up.group_offsets = one_group;
+    up.groups = 1;
+    up.group_size = step->squeeze;
+    up.rows = 1;
+    up.out = own->gates + first * VK_BLOCK;
+    up.out_block_stride = VK_BLOCK;
+    walk->kernels->multiply(&up);
+    walk->kernels->sigmoid(own->gates + first * VK_BLOCK, (ptrdiff_t)(last - first) * VK_BLOCK);
+}
+
+/* The projection's weights, each input's row times its gate. */
+static void scale_projection(const struct vk_walk *walk, const struct vk_step *step) {
+    const struct vk_matrix *project = &step->project;
+    const ptrdiff_t stride = (ptrdiff_t)project->inputs * VK_BLOCK;
+    const int blocks = vk_blocks(project->outputs), half = project->outputs % VK_BLOCK != 0;
+    for (int b = 0; b < blocks + half; b++)
+        walk->kernels->scale_weights(walk->own->scaled_weights + b * stride,
+                                     walk->weights + project->weights + b * stride, walk->own->gates, project->inputs,
+                                     b < blocks ? VK_BLOCK : VK_HALF);
+}
+
+/* Blocks [first, last) of convolved channels, projected; `map` is (block, block_positions, 16) from block `first`. */
+static void project(const struct vk_walk *walk, const struct vk_step *step, const float *map, ptrdiff_t block_positions,
+                    int first, int last, int positions, const float *weights, float *out, const float *residual,
+                    int with_bias, int prefetch) {
+    struct vk_product product = vk_product_of(walk, &step->project, 0, vk_blocks(step->out_channels),
+                                              step->out_channels % VK_BLOCK != 0);
+    ptrdiff_t *offsets = walk->own->group_offsets;
+    for (int b = 0; b < last - first; b++) offsets[b] = b * block_positions * VK_BLOCK;
+    if (weights) {
+        product.weights = weights;
+        product.half_weights = weights + product.blocks * product.weight_block_stride;
+    }
+    product.weights += (ptrdiff_t)first * VK_BLOCK * VK_BLOCK;
+    product.half_weights += (ptrdiff_t)first * VK_BLOCK * VK_HALF;
+    if (!with_bias) product.bias = NULL;
+    product.in = map;
+    product.in_row_stride = VK_BLOCK;
+    product.group_offsets = offsets;
+    product.groups = last - first;
+    product.group_size = VK_BLOCK;
+    product.rows = positions;
+    product.out = out;
+    product.out_row_stride = step->out_channels;
+    product.out_block_stride = VK_BLOCK;
+    product.add = residual;
+    product.activation = VK_LINEAR;
+    product.prefetch_next = prefetch;
+    walk->kernels->multiply(&product);
+}
+
+static void split_by_rows(const struct vk_walk *walk, const struct vk_step *step, const float *in, float *out) {
+    struct vk_workspace *own = walk->own;
+    const int blocks = vk_blocks(step->hidden), wide = vk_padded(step->width, step->pad_left, step->out_width, step);
+    const int slots = (VK_TILE_ROWS - 1) * step->stride + step->kernel;
+    const ptrdiff_t line = (ptrdiff_t)wide * VK_BLOCK, ring = line * slots + VK_BLOCK;
+    const int begin = vk_share(step->out_height, walk->rank, walk->members);
+    const int end = vk_share(step->out_height, walk->rank + 1, walk->members);
+    const int right = wide - step->pad_left - step->width, keep = step->squeeze > 0;
+    const ptrdiff_t out_line = (ptrdiff_t)step->out_width * step->out_channels;
+    if (keep) memset(own->sums, 0, (size_t)step->hidden * sizeof(float));
+    for (int i = 0; i < 8; i++) own->image_row_numbers[i] = -1000;
+    for (int b = 0; b < blocks; b++)
+        for (int s = 0; s < slots; s++) {
+            float *row = own->widened + b * ring + s * line;
+            memset(row, 0, (size_t)step->pad_left * VK_BLOCK * sizeof(float));
+            memset(row + line - right * VK_BLOCK, 0, (size_t)right * VK_BLOCK * sizeof(float));
+        }
+    int next = begin * step->stride - step->pad_top; /* the first row that is not expanded yet */
+    for (int y = begin; y < end; y += VK_TILE_ROWS) {
+        const int tile = end - y < VK_TILE_ROWS ? end - y : VK_TILE_ROWS, top = y * step->stride - step->pad_top;
+        const int bottom = top + (tile - 1) * step->stride + step->kernel;
+        const ptrdiff_t positions = (ptrdiff_t)(keep ? end - begin : tile) * step->out_width;
+        const ptrdiff_t done = keep ? (ptrdiff_t)(y - begin) * step->out_width : 0;
+        for (int b = 0, some; b < blocks; b += some) {
+            some = vk_next_blocks(blocks - b);
+            for (int r = next; r < bottom; r++) {
+                float *row = own->widened + b * ring + (r + slots) % slots * line + step->pad_left * VK_BLOCK;
+                if (r < 0 || r >= step->height)
+                    for (int i = 0; i < some; i++)
+                        memset(row + i * ring, 0, (size_t)step->width * VK_BLOCK * sizeof(float));
+                else if (step->source == VK_FROM_IMAGE)
+                    vk_stem_row(walk, step, r, b, some, row, ring);
+                else
+                    expand(walk, step, in + (ptrdiff_t)r * step->width * step->channels, step->width, b, some, row,
+                           ring, walk->column_offsets, 0);
+            }
+            for (int i = b; i < b + some; i++)
+                for (int t = 0; t < tile; t++) {
+                    const float *rows[5];
+                    for (int k = 0; k < step->kernel; k++)
+                        rows[k] = own->widened + i * ring + (top + t * step->stride + k + slots) % slots * line;
+                    depthwise_row(walk, step, i, rows,
+                                  own->depthwise + (i * positions + done + t * step->out_width) * VK_BLOCK,
+                                  keep ? own->sums : NULL);
+                }
+        }
+        next = bottom;
+        if (!keep)
+            project(walk, step, own->depthwise, positions, 0, blocks, (int)positions, NULL, out + y * out_line,
+                    step->residual ? in + y * out_line : NULL, 1, 0);
+    }
+    if (keep) {
+        const ptrdiff_t positions = (ptrdiff_t)(end - begin) * step->out_width;
+        vk_meet(walk);
+        squeeze_excitation(walk, step, 0, blocks);
+        scale_projection(walk, step);
+        for (int y = begin; y < end; y += VK_TILE_ROWS) {
+            const int tile = end - y < VK_TILE_ROWS ? end - y : VK_TILE_ROWS;
+            project(walk, step, own->depthwise + (ptrdiff_t)(y - begin) * step->out_width * VK_BLOCK, positions, 0,
+                    blocks, tile * step->out_width, own->scaled_weights, out + y * out_line,
+                    step->residual ? in + y * out_line : NULL, 1, 0);
+        }
+    }
+    vk_meet(walk);
+}
+
+static void split_by_channels(const struct vk_walk *walk, const struct vk_step *step, const float *in, float *out) {
+    struct vk_workspace *own = walk->own;
+    const int blocks = vk_blocks(step->hidden), wide = vk_padded(step->width, step->pad_left, step->out_width, step);
+    const int tall = vk_padded(step->height, step->pad_top, step->out_height, step);
+    const ptrdiff_t line = (ptrdiff_t)wide * VK_BLOCK, map = line * tall + VK_BLOCK;
+    const int first = vk_share(blocks, walk->rank, walk->members);
+    const int last = vk_share(blocks, walk->rank + 1, walk->members);
+    const int positions = step->height * step->width, out_positions = step->out_height * step->out_width;
+    const int keep = step->squeeze > 0;
+    int32_t offsets[VK_CHANNEL_SPLIT_POSITIONS];
+    for (int y = 0; y < step->height; y++)
+        for (int x = 0; x < step->width; x++)
+            offsets[y * step->width + x] = ((y + step->pad_top) * wide + x + step->pad_left) * VK_BLOCK;
+    memset(own->widened, 0, (size_t)(VK_MOST_BLOCKS * map) * sizeof(float));
+    if (keep) memset(own->sums, 0, (size_t)step->hidden * sizeof(float));
+    for (int b = first, some; b < last; b += some) {
+        some = vk_next_blocks(last - b);
+        expand(walk, step, in, positions, b, some, own->widened, map, offsets, b + some < last);
+        for (int i = 0; i < some; i++)
+            for (int y = 0; y < step->out_height; y++) {
+                const float *rows[5];
+                for (int k = 0; k < step->kernel; k++) rows[k] = own->widened + i * map + (y * step->stride + k) * line;
+                depthwise_row(walk, step, b + i, rows,
+                              own->depthwise + ((ptrdiff_t)(b + i - first) * out_positions + y * step->out_width) * VK_BLOCK,
+                              keep ? own->sums : NULL);
+            }
+    }
+    if (keep) {
+        vk_meet(walk);
+        squeeze_excitation(walk, step, first, last);
+        for (int b = first; b < last; b++)
+            walk->kernels->scale_map(own->depthwise + (ptrdiff_t)(b - first) * out_positions * VK_BLOCK,
+                                     own->gates + b * VK_BLOCK, out_positions);
+    }
+    const int whole = walk->members == 1, leads = walk->rank == 0;
+    project(walk, step, own->depthwise, out_positions, first, last, out_positions, NULL, whole ? out : own->partial,
+            step->residual && leads ? in : NULL, leads, 1);
+    if (whole) return;
+    vk_meet(walk);
+    const int count = out_positions * step->out_channels / VK_HALF;
+    for (int m = 0; m < walk->members; m++) own->parts[m] = walk->team[m].partial;
+    walk->kernels->sum(out, own->parts, walk->members, (ptrdiff_t)vk_share(count, walk->rank, walk->members) * VK_HALF,
+                       (ptrdiff_t)vk_share(count, walk->rank + 1, walk->members) * VK_HALF);
+    vk_meet(walk);
+}
+
+void vk_inverted_residual(const struct vk_walk *walk, const struct vk_step *step, const float *in, float *out) {
+    if (step->source != VK_FROM_IMAGE && step->height * step->width <= VK_CHANNEL_SPLIT_POSITIONS)
+        split_by_channels(walk, step, in, out);
+    else
+        split_by_rows(walk, step, in, out);
+}

@@ -1,0 +1,58 @@
+/* What each instruction set implements; the walks over maps are written once, in terms of these. */
+#ifndef VK_KERNELS_H
+#define VK_KERNELS_H
+
+#include "layout.h"
+#include <stddef.h>
+
+/* out[row][output] = activation(bias + sum over inputs of in[row][input] x weights[input][output] + add[row][output])
+ * The inputs of a row are `groups` runs of `group_size` floats, group g at in + row x in_row_stride + group_offsets[g]:
+ * one run in NHWC, one for each block of 16 in the widened layout, one for each kernel row in the stem.
+ * VK_LINEAR writes row r at out + r x out_row_stride; others at out + out_offsets[r], and have no `add`. */
+struct vk_product {
+    const float *in;
+    ptrdiff_t in_row_stride;
+    const ptrdiff_t *group_offsets;
+    int groups, group_size;
+    const float *weights, *half_weights; /* of the first block, and of the 8 outputs after the last block */
+    ptrdiff_t weight_block_stride;
+    int rows, blocks, half; /* half: 1 where 8 outputs follow the blocks */
+    const float *bias;      /* or NULL */
+    float *out;
+    ptrdiff_t out_row_stride, out_block_stride;
+    const int32_t *out_offsets;
+    const float *add; /* laid out as `out`, or NULL */
+    int activation;
+    float low, high;
+    int prefetch_next; /* fetch the following blocks of weights into L2 meanwhile */
+};
+
+/* One row of one block of 16 channels: out[x] = activation(bias + sum of taps), x = 0 ... width - 1. */
+struct vk_depthwise_row {
+    const float *rows[5]; /* the kernel's input rows, at the padded column 0 */
+    const float *weights, *bias;
+    float *out;
+    float *sums; /* 16 sums over the row are added here, unless NULL */
+    int width, kernel, stride, activation;
+    float low, high;
+};
+
+struct vk_kernels {
+    void (*multiply)(const struct vk_product *product);
+    void (*depthwise)(const struct vk_depthwise_row *row);
+    /* out[i] = in[i] x scale[i] + shift[i] */
+    void (*normalise)(float *out, const uint8_t *in, const float *scale, const float *shift, ptrdiff_t count);
+    void (*sum)(float *out, const float *const *parts, int part_count, ptrdiff_t begin, ptrdiff_t end);
+    /* map: (count, 16), each x gates[16] */
+    void (*scale_map)(float *map, const float *gates, ptrdiff_t count);
+    /* out[input][lane] = weights[input][lane] x gates[input] */
+    void (*scale_weights)(float *out, const float *weights, const float *gates, int inputs, int lanes);
+    /* out[16] = mean over a map (count, 16) */
+    void (*mean)(float *out, const float *map, ptrdiff_t count);
+    void (*sigmoid)(float *values, ptrdiff_t count); /* count: a multiple of 16 */
+    void (*softmax)(float *out, const float *in, ptrdiff_t count);
+};
+
+extern const struct vk_kernels vk_kernels_portable, vk_kernels_avx2, vk_kernels_avx512;
+
+#endif

@@ -1,0 +1,36 @@
+/* The library's functions. A packed program is validated before anything is allocated for it. */
+#ifndef VK_PROGRAM_H
+#define VK_PROGRAM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define VK_EXPORT __attribute__((visibility("default")))
+
+struct vk_network;
+enum vk_status {
+    VK_OK = 0,
+    VK_NOT_PACKED,       /* no header of ours */
+    VK_OTHER_VERSION,
+    VK_OTHER_PROCESSOR,  /* this processor lacks the instruction set */
+    VK_DAMAGED,          /* a size or offset outside the block, or steps that do not fit each other */
+    VK_BAD_ARGUMENT,
+    VK_NO_MEMORY,
+    VK_NO_THREADS,
+    VK_STATUSES
+};
+
+VK_EXPORT int vk_best_instruction_set(void);
+VK_EXPORT int vk_supports(int instruction_set);
+/* `packed` is copied. */
+VK_EXPORT int vk_open(const void *packed, size_t size, int threads, struct vk_network **network);
+/* sizes: the image's height and width; the features' channels, height and width; classes. */
+VK_EXPORT void vk_describe(const struct vk_network *network, int64_t sizes[6]);
+/* images: uint8 (count, height, width, 3). Each output may be NULL: features (count, channels, height, width),
+ * embedding (count, channels), logits and probabilities (count, classes). Calls from several threads take turns. */
+VK_EXPORT int vk_run(struct vk_network *network, const uint8_t *images, ptrdiff_t count, float *features,
+                     float *embedding, float *logits, float *probabilities);
+VK_EXPORT void vk_close(struct vk_network *network);
+VK_EXPORT const char *vk_error(int status);
+
+#endif

@@ -1,0 +1,88 @@
+/* Vectors of LANES floats, with what the compiler does not choose well by itself. Include after defining LANES. */
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#if LANES > 4
+#include <immintrin.h>
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef float loose_vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t int_vec __attribute__((vector_size(4 * LANES)));
+
+/* The 8 outputs that remain after blocks of 16: half a vector of AVX-512. */
+#define NARROW_LANES (LANES < 8 ? LANES : 8)
+typedef float narrow __attribute__((vector_size(4 * NARROW_LANES)));
+typedef float loose_narrow __attribute__((vector_size(4 * NARROW_LANES), aligned(4), may_alias));
+
+INLINE vec load(const float *from) { return *(const loose_vec *)from; }
+INLINE void store(float *to, vec value) { *(loose_vec *)to = value; }
+INLINE narrow load_narrow(const float *from) { return *(const loose_narrow *)from; }
+INLINE void store_narrow(float *to, narrow value) { *(loose_narrow *)to = value; }
+INLINE vec splat(float value) { return value - (vec){0}; }
+
+/* The multiply-add and the broadcast of the innermost loop are assembly: the compiler reorders them, runs out of
+ * registers and spills accumulators (up to a quarter of the time). */
+#if LANES == 16
+#define MULTIPLY_ADD(sum, x, y) __asm__ volatile("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(x), "v"(y))
+#define BROADCAST(to, from) __asm__ volatile("vbroadcastss %1, %0" : "=v"(to) : "m"(from))
+INLINE narrow lower(vec value) { return _mm512_castps512_ps256(value); }
+INLINE vec maximum(vec a, vec b) { return _mm512_max_ps(a, b); }
+INLINE vec minimum(vec a, vec b) { return _mm512_min_ps(a, b); }
+INLINE vec nearest(vec value) { return _mm512_roundscale_ps(value, 8); }
+INLINE vec power_of_two(vec mantissa, vec exponent) { return _mm512_scalef_ps(mantissa, exponent); }
+INLINE vec reciprocal_estimate(vec value) { return _mm512_rcp14_ps(value); }
+#elif LANES == 8
+#define MULTIPLY_ADD(sum, x, y) __asm__ volatile("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(x), "x"(y))
+#define BROADCAST(to, from) __asm__ volatile("vbroadcastss %1, %0" : "=x"(to) : "m"(from))
+INLINE narrow lower(vec value) { return value; }
+INLINE vec maximum(vec a, vec b) { return _mm256_max_ps(a, b); }
+INLINE vec minimum(vec a, vec b) { return _mm256_min_ps(a, b); }
+INLINE vec nearest(vec value) { return _mm256_round_ps(value, 8); }
+INLINE vec reciprocal_estimate(vec value) { return _mm256_rcp_ps(value); }
+#else
+#define MULTIPLY_ADD(sum, x, y) ((sum) += (x) * (y))
+#define BROADCAST(to, from) ((to) = splat(from))
+INLINE narrow lower(vec value) { return value; }
+INLINE vec choose(int_vec where, vec a, vec b) { return (vec)(((int_vec)a & where) | ((int_vec)b & ~where)); }
+INLINE vec maximum(vec a, vec b) { return choose(a > b, a, b); }
+INLINE vec minimum(vec a, vec b) { return choose(a < b, a, b); }
+INLINE vec nearest(vec value) {
+    const vec big = splat(12582912.0f); /* 1.5 x 2^23: adding it rounds values of less than 2^22 */
+    return (value + big) - big;
+}
+#endif
+#if LANES < 16
+INLINE vec power_of_two(vec mantissa, vec exponent) {
+    return (vec)((int_vec)mantissa + (__builtin_convertvector(exponent, int_vec) << 23));
+}
+#endif
+
+/* NaN stays NaN: both return their second operand where one is NaN. */
+INLINE vec clamp(vec value, vec low, vec high) { return minimum(high, maximum(low, value)); }
+
+/* e^x, relative error below 1e-6, x limited to +-80. 2^f on [-1/2, 1/2] is its series to degree 6. */
+INLINE vec exponential(vec x) {
+    vec t = clamp(x * 1.44269504f, splat(-115.0f), splat(115.0f));
+    vec whole = nearest(t), f = t - whole;
+    vec p = f * 1.540353e-4f + 1.3333558e-3f;
+    p = p * f + 9.6181291e-3f;
+    p = p * f + 5.5504109e-2f;
+    p = p * f + 2.4022651e-1f;
+    p = p * f + 6.9314718e-1f;
+    p = p * f + 1.0f;
+    return power_of_two(p, whole);
+}
+
+/* 1 / (1 + e^-x) */
+INLINE vec sigmoid_of(vec x) {
+    vec divisor = exponential(-x) + 1.0f;
+#if LANES > 4
+    vec y = reciprocal_estimate(divisor);
+    return y * (2.0f - divisor * y); /* a step of Newton's method */
+#else
+    return 1.0f / divisor;
+#endif
+}

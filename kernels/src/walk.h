@@ -1,0 +1,80 @@
+/* What a thread needs to run steps on an image, alone or in a team. */
+#ifndef VK_WALK_H
+#define VK_WALK_H
+
+#include "kernels.h"
+#include "threads.h"
+
+/* A thread's own memory, each part large enough for every step of the program. */
+struct vk_workspace {
+    float *maps[2];        /* maps between steps, in turn; a team uses its first member's */
+    float *widened;        /* rows or whole maps of some blocks of widened channels */
+    float *depthwise;      /* depthwise outputs, (block, position, 16) */
+    float *partial;        /* a thread's part of a projection */
+    float *image_rows;     /* normalised rows of the image */
+    float *sums;           /* of each widened channel */
+    float *gates, *pooled, *squeezed, *scaled_weights; /* of squeeze-excitation */
+    ptrdiff_t *group_offsets;
+    const float **parts;
+    int image_row_numbers[8]; /* which row each slot of image_rows holds */
+};
+
+struct vk_walk {
+    const struct vk_kernels *kernels;
+    const float *weights;
+    const float *scale_row, *shift_row; /* the image's normalisation, repeated along a row */
+    const int32_t *column_offsets;      /* 0, 16, 32, ... */
+    int image_height, image_width;
+    const uint8_t *image;
+    int rank, members;
+    struct vk_threads *threads; /* NULL for a thread alone */
+    struct vk_workspace *own, *team;
+};
+
+static inline int vk_share(int total, int rank, int members) { return (int)((int64_t)total * rank / members); }
+static inline void vk_meet(const struct vk_walk *walk) {
+    if (walk->members > 1) vk_threads_meet(walk->threads);
+}
+static inline int vk_blocks(int channels) { return channels / VK_BLOCK; }
+static inline int vk_largest(int a, int b) { return a > b ? a : b; }
+
+/* Maps up to this many positions are split by channels, larger ones by rows. */
+enum { VK_CHANNEL_SPLIT_POSITIONS = 400 };
+/* Blocks of widened channels that are expanded together: 2, or 3 where one would be left. */
+enum { VK_MOST_BLOCKS = 3, VK_TILE_ROWS = 2 };
+static inline int vk_next_blocks(int left) { return left <= VK_MOST_BLOCKS ? left : 2; }
+
+/* A product with a packed matrix: blocks [first, first + count) of its outputs, and the half block if `half`. */
+static inline struct vk_product vk_product_of(const struct vk_walk *walk, const struct vk_matrix *matrix, int first,
+                                              int count, int half) {
+    const float *weights = walk->weights + matrix->weights;
+    ptrdiff_t stride = (ptrdiff_t)matrix->inputs * VK_BLOCK;
+    return (struct vk_product){
+        .weights = weights + first * stride,
+        .half_weights = weights + vk_blocks(matrix->outputs) * stride,
+        .weight_block_stride = stride,
+        .blocks = count,
+        .half = half,
+        .bias = walk->weights + matrix->bias + first * VK_BLOCK,
+        .activation = matrix->activation,
+        .low = matrix->low,
+        .high = matrix->high,
+    };
+}
+
+/* The padded width and height of the depthwise convolution's input. */
+static inline int vk_padded(int size, int pad, int out, const struct vk_step *step) {
+    return vk_largest(size + pad, (out - 1) * step->stride + step->kernel);
+}
+
+void vk_stem_row(const struct vk_walk *walk, const struct vk_step *step, int row, int first_block, int blocks,
+                 float *out, ptrdiff_t block_stride);
+void vk_inverted_residual(const struct vk_walk *walk, const struct vk_step *step, const float *in, float *out);
+/* features: NCHW of this image, or NULL; embedding: (hidden) */
+void vk_head(const struct vk_walk *walk, const struct vk_step *step, const float *in, float *embedding,
+             float *features);
+/* embeddings: (rows, step->channels); out: (rows, expand.outputs) */
+void vk_classifier(const struct vk_walk *walk, const struct vk_step *step, const float *embeddings, int rows,
+                   float *out);
+
+#endif

@@ -1,0 +1,120 @@
+"""Networks: damaged blocks, threads, forks, closing."""
+
+import gc
+import os
+import struct
+import threading
+
+import numpy as np
+import pytest
+from networks import efficientnet, mobilenet
+from test_kernels import images_for
+from vertebra_kernels import Network, pack
+from vertebra_kernels.packing import HEADER, STEP
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return mobilenet((40, 40))
+
+
+def test_a_block_of_any_other_length_is_refused(graph):
+    packed = pack(graph)
+    for size in [0, 1, 63, HEADER.size, HEADER.size + 1, len(packed) // 2, len(packed) - 1]:
+        with pytest.raises(ValueError, match="packed"):
+            Network(packed[:size])
+    with pytest.raises(ValueError, match="damaged"):
+        Network(packed + b"0")
+
+
+def test_another_version_is_refused(graph):
+    packed = bytearray(pack(graph))
+    packed[8:12] = struct.pack("<I", 99)
+    with pytest.raises(ValueError, match="another version"):
+        Network(bytes(packed))
+
+
+@pytest.mark.parametrize("value", [-1, 0, 1, 7, 2**31 - 1, -(2**31), 1 << 20])
+def test_no_number_in_header_or_steps_can_make_it_read_elsewhere(value):
+    """Each number is replaced: the block is refused, or runs (with other numbers) within its memory."""
+    small = efficientnet((24, 24))
+    packed = pack(small, "portable")
+    images = images_for(small, 1)
+    steps = HEADER.unpack_from(packed)[3]
+    refused = 0
+    for position in range(8, HEADER.size + STEP.size * steps, 4):
+        damaged = bytearray(packed)
+        damaged[position : position + 4] = struct.pack("<i", value)
+        try:
+            network = Network(bytes(damaged), 2 if position % 40 == 0 else 1)
+        except (ValueError, MemoryError):
+            refused += 1
+            continue
+        if network.image_size == small.image_size:
+            network.run(images, list(network.outputs))
+        network.close()
+    assert refused > 100
+
+
+def test_names_that_are_damaged(graph):
+    packed = bytearray(pack(graph))
+    packed[-5:] = b"\xff" * 5
+    with pytest.raises(ValueError, match="names"):
+        Network(bytes(packed))
+
+
+def test_wrong_images_and_outputs_are_named(graph):
+    network = Network(pack(graph))
+    with pytest.raises(ValueError, match=r"float32 \(1, 40, 40, 3\), not uint8 \(N, 40, 40, 3\)"):
+        network.run(np.zeros((1, 40, 40, 3), np.float32), ["logits"])
+    with pytest.raises(ValueError, match="'logit' is none of features, embedding, logits, probabilities"):
+        network.run(np.zeros((1, 40, 40, 3), np.uint8), ["logit"])
+    with pytest.raises(ValueError, match="limits"):
+        Network(pack(graph), threads=0)
+
+
+def test_a_closed_network_says_so_and_leaves_no_thread(graph):
+    count = lambda: len(os.listdir("/proc/self/task"))  # noqa: E731, PTH208
+    before = count()
+    network = Network(pack(graph), 4)
+    assert count() == before + 3
+    network.close()
+    network.close()
+    assert count() == before
+    with pytest.raises(ValueError, match="closed"):
+        network.run(images_for(graph), ["logits"])
+    network = Network(pack(graph), 4)
+    del network
+    gc.collect()
+    assert count() == before
+
+
+def test_a_forked_child_runs_and_the_parent_goes_on(graph):
+    network, images = Network(pack(graph), 3), images_for(graph, 4)
+    expected = network.run(images, ["logits"])[0]
+    child = os.fork()
+    if child == 0:
+        same = np.array_equal(network.run(images, ["logits"])[0], expected)
+        network.close()
+        os._exit(0 if same else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    np.testing.assert_array_equal(network.run(images, ["logits"])[0], expected)
+
+
+def test_calls_from_several_threads_take_turns(graph):
+    network = Network(pack(graph), 2)
+    batches = [images_for(graph, 1 + seed % 4, seed) for seed in range(6)]
+    expected = [network.run(batch, ["logits"])[0] for batch in batches]
+    wrong = []
+
+    def run(index):
+        for _ in range(30):
+            if not np.array_equal(network.run(batches[index], ["logits"])[0], expected[index]):
+                wrong.append(index)
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(len(batches))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong

@@ -1,0 +1,13 @@
+"""Fused kernels for networks of depthwise convolutions: MobileNetV2, EfficientNet and EfficientNet-Lite.
+
+>>> packed = pack(graph)  # doctest: +SKIP
+>>> network = Network(packed, threads=2)  # doctest: +SKIP
+>>> (probabilities,) = network.run(images, ["probabilities"])  # doctest: +SKIP
+"""
+
+from vertebra_kernels.graph import Graph, Node, UnsupportedGraph
+from vertebra_kernels.library import INSTRUCTION_SETS, instruction_set
+from vertebra_kernels.network import Network
+from vertebra_kernels.packing import pack
+
+__all__ = ["INSTRUCTION_SETS", "Graph", "Network", "Node", "UnsupportedGraph", "instruction_set", "pack"]

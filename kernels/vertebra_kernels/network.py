@@ -1,0 +1,91 @@
+"""A packed network that runs."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import weakref
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vertebra_kernels.library import library
+from vertebra_kernels.packing import output_kinds
+
+Array: TypeAlias = NDArray[np.float32]
+
+_KINDS = ("features", "embedding", "logits", "probabilities")  # in the order of vk_run's arguments
+
+
+class Network:
+    """Runs what `pack` wrote, with threads of its own.
+
+    Calls from several threads take turns. After a fork the child starts threads of its own at its first call.
+    """
+
+    def __init__(self, packed: bytes | memoryview | mmap.mmap, threads: int = 1) -> None:
+        """Copies `packed` after checking every size and offset in it.
+
+        Raises:
+            ValueError: `packed` is not a packed network, is damaged, or is for another processor or version.
+            OSError: The shared library cannot be loaded, or its threads cannot be started.
+            MemoryError: There is not enough memory.
+        """
+        block = np.frombuffer(packed, np.uint8)
+        if block.ctypes.data % 8:
+            block = block.copy()
+        handle = ctypes.c_void_p()
+        _check(library().vk_open(block.ctypes.data, block.size, threads, ctypes.byref(handle)))
+        self._handle = handle
+        self._finalizer = weakref.finalize(self, library().vk_close, handle)
+        sizes = (ctypes.c_int64 * 6)()
+        library().vk_describe(handle, sizes)
+        height, width, channels, map_height, map_width, classes = sizes
+        shapes = {
+            "features": (channels, map_height, map_width),
+            "embedding": (channels,),
+            "logits": (classes,),
+            "probabilities": (classes,),
+        }
+        self.image_size: tuple[int, int] = (height, width)
+        try:
+            self._kinds: dict[str, str] = output_kinds(block)
+            self.outputs: dict[str, tuple[int, ...]] = {name: shapes[kind] for name, kind in self._kinds.items()}
+        except (ValueError, TypeError, AttributeError, KeyError):
+            self.close()
+            raise ValueError("the names of a packed network's outputs are damaged; pack it anew") from None
+
+    def run(self, images: NDArray[np.uint8], outputs: Sequence[str]) -> list[Array]:
+        """The outputs named, float32 `(N, ...)`, of `images`: uint8 `(N, height, width, 3)`."""
+        if not self._finalizer.alive:
+            raise ValueError("the network is closed")
+        unknown = [name for name in outputs if name not in self.outputs]
+        if unknown:
+            raise ValueError(f"output {unknown[0]!r} is none of {', '.join(self.outputs)}")
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (*self.image_size, 3):
+            raise ValueError(
+                f"images are {images.dtype} {images.shape}, "
+                f"not uint8 (N, {self.image_size[0]}, {self.image_size[1]}, 3)"
+            )
+        images = np.ascontiguousarray(images)
+        results: dict[str, Array] = {}
+        for name in outputs:
+            kind = self._kinds[name]
+            if kind not in results:
+                results[kind] = np.empty((len(images), *self.outputs[name]), np.float32)
+        pointers = [results[kind].ctypes.data if kind in results else None for kind in _KINDS]
+        _check(library().vk_run(self._handle, images.ctypes.data, len(images), *pointers))
+        return [results[self._kinds[name]] for name in outputs]
+
+    def close(self) -> None:
+        """Ends the threads and frees the memory; again is harmless."""
+        self._finalizer()
+
+
+def _check(status: int) -> None:
+    if status == 0:
+        return
+    message = library().vk_error(status).decode()
+    raise {6: MemoryError, 7: OSError}.get(status, ValueError)(message)

@@ -1,0 +1,312 @@
+"""Turns a graph into fused steps: inverted residuals, the last convolution with its average, the classifier.
+
+The graph is read in its own order from the input on. What does not match a step raises `UnsupportedGraph`; nothing is
+approximated or left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vertebra_kernels.graph import Graph, Node, UnsupportedGraph
+from vertebra_kernels.plan import (
+    Activation,
+    Array,
+    Classifier,
+    Convolution,
+    Head,
+    InvertedResidual,
+    Plan,
+    SqueezeExcitation,
+    output_size,
+)
+
+
+def make_plan(graph: Graph) -> Plan:
+    """The steps of `graph`; raises `UnsupportedGraph`."""
+    return _Reader(graph).plan()
+
+
+class _Reader:
+    """Follows the graph from its input; `tensor` is where it stands."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.users: dict[str, list[Node]] = {}
+        for node in graph.nodes:
+            for name in dict.fromkeys(node.inputs):
+                self.users.setdefault(name, []).append(node)
+        self.tensor = graph.input
+        self.read: set[str] = set()  # first outputs of the nodes that were taken
+        self.kinds: dict[str, str] = {}  # tensors that can be outputs
+        self.height, self.width = graph.image_size
+
+    def plan(self) -> Plan:
+        scale, shift = self.normalisation()
+        stem, stem_activation = self.convolution(), self.activation()
+        if stem.groups != 1 or stem.weight.shape[1] != 3 or stem.weight.shape[2] != 3:
+            raise UnsupportedGraph("the first convolution is not a 3 × 3 one of the image's three channels")
+        self.height, self.width = output_size(self.height, self.width, stem)
+        blocks = [self.block(stem, stem_activation)]
+        while not self.is_head():
+            blocks.append(self.block())
+        head = Head(self.height, self.width, self.pointwise(), self.activation())
+        self.kinds[self.tensor] = "features"
+        self.take("GlobalAveragePool")
+        flatten = self.take("Flatten", "Reshape")
+        if flatten.op == "Flatten" and flatten.attributes.get("axis", 1) != 1:
+            raise self.unsupported(flatten, "its axis is not 1")
+        if flatten.op == "Reshape" and list(self.constant(flatten, 1)) not in (
+            [0, -1],
+            [0, len(head.convolution.bias)],
+        ):
+            raise self.unsupported(flatten, "it does not flatten the means")
+        self.kinds[self.tensor] = "embedding"
+        classifier = self.classifier(len(head.convolution.bias))
+        plan = Plan(self.graph.image_size, scale, shift, blocks, head, classifier)
+        for name, tensor in self.graph.outputs.items():
+            if tensor not in self.kinds:
+                raise UnsupportedGraph(f"output {name!r} is neither features, embedding, logits nor probabilities")
+            plan.outputs[name] = self.kinds[tensor]
+        for node in self.graph.nodes:
+            if node.outputs[0] not in self.read and node.op != "Constant":
+                raise self.unsupported(node, "it is not part of a known step")
+        return plan
+
+    # Steps
+
+    def normalisation(self) -> tuple[Array, Array]:
+        transpose = self.take("Transpose")
+        if list(_integers(transpose.attributes.get("perm"))) != [0, 3, 1, 2]:
+            raise self.unsupported(transpose, "the input is not (N, height, width, 3)")
+        cast = self.take("Cast")
+        if cast.attributes.get("to") != 1:
+            raise self.unsupported(cast, "it is not to float32")
+        scale, shift = np.ones(3, np.float32), np.zeros(3, np.float32)
+        node = self.peek()
+        if node.op == "Mul":
+            scale = self.channels(self.take("Mul"))
+            node = self.peek()
+        if node.op == "Add":
+            shift = self.channels(self.take("Add"))
+        return scale, shift
+
+    def block(self, stem: Convolution | None = None, stem_activation: Activation | None = None) -> InvertedResidual:
+        start, height, width = self.tensor, self.height, self.width
+        expand, expand_activation = stem, stem_activation or Activation()
+        node = self.peek("Conv")
+        if stem is None and self.groups(node) == 1:
+            expand = self.pointwise()
+            expand_activation = self.activation()
+            if expand_activation == Activation():
+                raise self.unsupported(node, "no activation follows this convolution, and no step has it so")
+        node = self.peek("Conv")
+        depthwise = self.convolution()
+        if depthwise.groups == 1 or depthwise.groups != len(depthwise.bias) or depthwise.weight.shape[2] not in (3, 5):
+            raise self.unsupported(node, "it is not a depthwise convolution of 3 × 3 or 5 × 5")
+        if expand is not None and depthwise.groups != len(expand.bias):
+            raise self.unsupported(node, "its groups are not the channels before")
+        self.height, self.width = output_size(height, width, depthwise)
+        if min(self.height, self.width) < 1:
+            raise self.unsupported(node, "its output is empty")
+        depthwise_activation = self.activation()
+        squeeze = self.squeeze_excitation()
+        project = self.pointwise()
+        if project.weight.shape[1] != depthwise.groups:
+            raise self.unsupported(node, "its channels are not those of the convolution after")
+        residual = self.sum_with(start) if stem is None else False
+        if residual and (self.height, self.width) != (height, width):
+            raise self.unsupported(node, "the sum is of maps of two sizes")
+        return InvertedResidual(
+            height, width, expand, expand_activation, depthwise, depthwise_activation, squeeze, project, residual,
+            from_image=stem is not None,
+        )  # fmt: skip
+
+    def squeeze_excitation(self) -> SqueezeExcitation | None:
+        """Sigmoid(conv(activation(conv(means)))) x map, if it follows."""
+        start, users = self.tensor, self.users.get(self.tensor, [])
+        if [node.op for node in users] == ["Conv"]:
+            return None
+        pool = [node for node in users if node.op == "GlobalAveragePool"]
+        product = [node for node in users if node.op == "Mul"]
+        if len(users) != 2 or not pool or not product:
+            raise UnsupportedGraph(f"tensor {start!r}: its users are no squeeze-excitation")
+        self.step_to(pool[0])
+        down = self.pointwise()
+        activation = self.activation()
+        up = self.pointwise()
+        self.take("Sigmoid")
+        node = self.peek("Mul")
+        if node is not product[0] or set(node.inputs) != {start, self.tensor}:
+            raise self.unsupported(node, "it does not gate the map that was squeezed")
+        self.step_to(node)
+        return SqueezeExcitation(down, activation, up)
+
+    def classifier(self, channels: int) -> Classifier:
+        node = self.take("Gemm")
+        weight = self.constant(node, 1).astype(np.float32)
+        attributes = node.attributes
+        if not attributes.get("transB", 0):
+            weight = weight.T
+        if attributes.get("transA", 0) or weight.ndim != 2 or weight.shape[1] != channels:
+            raise self.unsupported(node, "it is not a dense layer on the embedding")
+        bias = self.constant(node, 2).astype(np.float32) if len(node.inputs) > 2 else np.zeros(1, np.float32)
+        bias = np.broadcast_to(bias.reshape(-1), (weight.shape[0],))
+        if attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0:
+            raise self.unsupported(node, "its alpha or beta is not 1")
+        self.kinds[self.tensor] = "logits"
+        following = self.users.get(self.tensor, [])
+        if following and following[0].op in ("Mul", "Div"):  # a temperature
+            if self.tensor in self.graph.outputs.values():
+                raise self.unsupported(following[0], "the logits before it are an output too")
+            node = self.take("Mul", "Div")
+            factor = self.constant(node, 1).astype(np.float32)
+            if factor.size != 1:
+                raise self.unsupported(node, "its factor is not one number")
+            factor = factor.reshape(())
+            weight, bias = (weight * factor, bias * factor) if node.op == "Mul" else (weight / factor, bias / factor)
+            self.kinds = {tensor: kind for tensor, kind in self.kinds.items() if kind != "logits"}
+            self.kinds[self.tensor] = "logits"
+        if self.users.get(self.tensor):
+            node = self.take("Softmax")
+            if node.attributes.get("axis", -1) not in (1, -1):
+                raise self.unsupported(node, "its axis is not that of the classes")
+            self.kinds[self.tensor] = "probabilities"
+        return Classifier(np.ascontiguousarray(weight), np.ascontiguousarray(bias))
+
+    # Parts of steps
+
+    def is_head(self) -> bool:
+        """Whether what follows is a 1 x 1 convolution with its activation and the global average."""
+        tensor, read = self.tensor, set(self.read)
+        try:
+            self.pointwise()
+            self.activation()
+            return "GlobalAveragePool" in [node.op for node in self.users.get(self.tensor, [])] and not any(
+                node.op == "Mul" for node in self.users.get(self.tensor, [])
+            )
+        except UnsupportedGraph:
+            return False
+        finally:
+            self.tensor, self.read = tensor, read
+
+    def pointwise(self) -> Convolution:
+        node = self.peek("Conv")
+        convolution = self.convolution()
+        if convolution.groups != 1 or convolution.weight.shape[2] != 1 or convolution.stride != 1:
+            raise self.unsupported(node, "it is not a 1 × 1 convolution of stride 1")
+        if any(convolution.pads):
+            raise self.unsupported(node, "a 1 × 1 convolution has padding")
+        return convolution
+
+    def convolution(self) -> Convolution:
+        node = self.take("Conv")
+        weight = self.constant(node, 1).astype(np.float32)
+        if weight.ndim != 4 or weight.shape[2] != weight.shape[3]:
+            raise self.unsupported(node, "its kernel is not square")
+        kernel = weight.shape[2]
+        bias = self.constant(node, 2).astype(np.float32) if len(node.inputs) > 2 else np.zeros(len(weight), np.float32)
+        attributes = node.attributes
+        strides = _integers(attributes.get("strides"), (1, 1))
+        pads = _integers(attributes.get("pads"), (0, 0, 0, 0))
+        if attributes.get("auto_pad", "NOTSET") not in ("NOTSET", b"NOTSET"):
+            raise self.unsupported(node, "auto_pad is given instead of pads")
+        if any(d != 1 for d in _integers(attributes.get("dilations"), (1, 1))):
+            raise self.unsupported(node, "it is dilated")
+        if len(strides) != 2 or strides[0] != strides[1] or strides[0] not in (1, 2):
+            raise self.unsupported(node, f"its strides are {list(strides)}, not 1 or 2 both ways")
+        if len(pads) != 4 or any(not 0 <= pad < kernel for pad in pads):
+            raise self.unsupported(node, f"its pads are {list(pads)}")
+        top, left, bottom, right = pads
+        return Convolution(weight, bias, strides[0], (top, left, bottom, right), self.groups(node))
+
+    def activation(self) -> Activation:
+        """The activation that follows, if one does: Clip, Relu, or x · Sigmoid(x)."""
+        users = self.users.get(self.tensor, [])
+        ops = sorted(node.op for node in users)
+        if ops == ["Mul", "Sigmoid"]:
+            start = self.tensor
+            sigmoid, product = sorted(users, key=lambda node: node.op, reverse=True)
+            if set(product.inputs) == {start, sigmoid.outputs[0]}:
+                self.alone(start)
+                self.step_to(sigmoid)
+                self.step_to(product)
+                return Activation(silu=True)
+        if ops == ["Relu"]:
+            self.take("Relu")
+            return Activation(low=0.0)
+        if ops == ["Clip"]:
+            node = self.take("Clip")
+            low, high = -np.inf, np.inf
+            if len(node.inputs) > 1 and node.inputs[1]:
+                low = float(self.constant(node, 1))
+            if len(node.inputs) > 2 and node.inputs[2]:
+                high = float(self.constant(node, 2))
+            return Activation(low=float(node.attributes.get("min", low)), high=float(node.attributes.get("max", high)))  # type: ignore[arg-type]
+        return Activation()
+
+    def sum_with(self, start: str) -> bool:
+        """Whether the sum with the block's input follows, and takes it."""
+        users = self.users.get(self.tensor, [])
+        if [node.op for node in users] != ["Add"]:
+            return False
+        node = self.take("Add")
+        if start not in node.inputs:
+            raise self.unsupported(node, "it does not add the input of its block")
+        return True
+
+    # Nodes
+
+    def peek(self, *ops: str) -> Node:
+        """The node that follows: the one user, but for an Add further on that is the residual's."""
+        users = self.users.get(self.tensor, [])
+        nodes = [node for node in users if node.op != "Add"] or users
+        if len(nodes) != 1:
+            raise UnsupportedGraph(f"tensor {self.tensor!r} is used by {[node.op for node in users]}, not by one node")
+        if ops and nodes[0].op not in ops:
+            raise self.unsupported(nodes[0], f"expected {' or '.join(ops)} here")
+        return nodes[0]
+
+    def take(self, *ops: str) -> Node:
+        node = self.peek(*ops)
+        self.step_to(node)
+        return node
+
+    def step_to(self, node: Node) -> None:
+        if self.tensor in self.graph.outputs.values() and self.tensor not in self.kinds:
+            raise self.unsupported(node, "its input is an output of the graph, which the fused step does not keep")
+        self.tensor = node.outputs[0]
+        self.read.add(self.tensor)
+
+    def alone(self, tensor: str) -> None:
+        if tensor in self.graph.outputs.values():
+            raise UnsupportedGraph(f"tensor {tensor!r} is an output of the graph, which the fused step does not keep")
+
+    def groups(self, node: Node) -> int:
+        return _integers([node.attributes.get("group", 1)])[0]
+
+    def channels(self, node: Node) -> Array:
+        """Three values of a node with a constant `(1, 3, 1, 1)` or of one value."""
+        names = [name for name in node.inputs if name in self.graph.constants]
+        values = self.graph.constants[names[0]].astype(np.float32) if len(names) == 1 else np.zeros(0, np.float32)
+        if values.size == 1:
+            return np.full(3, values.reshape(()), np.float32)
+        if values.shape not in ((1, 3, 1, 1), (3, 1, 1)):
+            raise self.unsupported(node, "its constant is not one value for each channel")
+        return values.reshape(3)
+
+    def constant(self, node: Node, position: int) -> NDArray[np.generic]:
+        name = node.inputs[position] if position < len(node.inputs) else ""
+        if name not in self.graph.constants:
+            raise self.unsupported(node, f"input {position} is not a constant")
+        return self.graph.constants[name]
+
+    def unsupported(self, node: Node, reason: str) -> UnsupportedGraph:
+        return UnsupportedGraph(f"node {node.outputs[0]!r} ({node.op}): {reason}")
+
+
+def _integers(value: object, default: Sequence[int] = ()) -> tuple[int, ...]:
+    return tuple(int(item) for item in value) if isinstance(value, Sequence | np.ndarray) else tuple(default)
