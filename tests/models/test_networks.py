@@ -381,6 +381,24 @@ def test_activation_checkpointing_keeps_gradients_and_statistics(name: str, netw
         assert not [key for key in plain if not torch.equal(plain[key], checkpointed[key])]
 
 
+def test_activation_checkpointing_keeps_gradients_of_gradients() -> None:
+    """With create_graph=True, and so with a block that is computed more than twice."""
+    results = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = create_model("resnet18", weights=None).double().train()
+        model.set_activation_checkpointing(checkpointing)
+        x = images(64).double().requires_grad_()
+        (gradient,) = torch.autograd.grad(model(x).square().mean(), x, create_graph=True)
+        gradient.square().sum().backward()
+        gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+        results.append((gradients, dict(model.named_buffers())))
+    for plain, checkpointed in zip(*results, strict=True):
+        assert list(plain) == list(checkpointed)
+        for name, expected in plain.items():
+            torch.testing.assert_close(checkpointed[name], expected, rtol=1e-9, atol=1e-12, msg=name)
+
+
 def test_activation_checkpointing_saves_memory() -> None:
     """Bytes that autograd keeps for the backward pass, without and with."""
     kept = []
