@@ -62,6 +62,18 @@ def test_saved_activations_are_those_of_the_profiler(of_family, network, tiny_an
     assert forecast.saved_activations == pytest.approx(measured, rel=0.10)
 
 
+def test_dense_blocks_that_are_one_operation_count_as_such():
+    """Where maps are large, `memory_efficient` blocks keep their maps once."""
+    forecasts = {}
+    x = torch.randn(32, 3, 128, 128)
+    for frugal in (False, True):
+        built = models.DenseNet(8, (2, 3), 16, num_classes=3, memory_efficient=frugal).train()
+        built(x)  # what is allocated once, at the first use
+        forecasts[frugal] = vertebra.anatomy(built, 128).training_memory(batch_size=32).saved_activations
+        assert forecasts[frugal] == pytest.approx(held_after_forward(built, x), rel=0.05)
+    assert forecasts[True] < 0.75 * forecasts[False]
+
+
 def test_checkpointing_saves_memory_and_changes_nothing_else(of_family, tiny_anatomy):
     anatomy = tiny_anatomy(of_family)
     plain, saving = (anatomy.training_memory("adamw", c, BATCH) for c in (False, True))

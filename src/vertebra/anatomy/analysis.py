@@ -45,7 +45,7 @@ class Anatomy(Profile):
     def training_memory(
         self, optimizer: str = "momentum", checkpointing: bool = False, batch_size: int | None = None
     ) -> TrainingMemory:
-        """Forecast the memory of a training step without running it.
+        """Forecast the memory of a training step without running it, as on a CPU.
 
         Args:
             optimizer: "sgd" (no state), "momentum", "adam" or "adamw".

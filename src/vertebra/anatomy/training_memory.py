@@ -90,7 +90,7 @@ def forecast_training_memory(subject: Subject, optimizer: str, checkpointing: bo
 
 def _simulate(network: nn.Module, args: Any, kwargs: Any) -> tuple[int, int]:
     """Bytes of activations after the forward pass, and their peak over forward and backward."""
-    recorder = Recorder(network)
+    recorder = Recorder(network, with_modules=False)
     with recorder, torch.enable_grad():
         output = call_network(network, args, kwargs)
         forward_ops = len(recorder.nodes)

@@ -64,9 +64,13 @@ class OperationMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class Recorder(OperationMode):  # type: ignore[no-untyped-call]
-    """Records every operation while it is active. Tensors of other devices are replaced by meta tensors."""
+    """Records every operation while it is active. Tensors of other devices are replaced by meta tensors.
 
-    def __init__(self, network: nn.Module) -> None:
+    To know the module of each operation it puts hooks on all of them. With `with_modules=False` it does not, and so
+    records what networks do that compute several layers at once where nothing watches these.
+    """
+
+    def __init__(self, network: nn.Module, with_modules: bool = True) -> None:
         super().__init__()
         self.nodes: list[Node] = []
         self.storages: list[Storage] = []
@@ -82,7 +86,7 @@ class Recorder(OperationMode):  # type: ignore[no-untyped-call]
             self.storages[ref.storage].parameters = tensor.numel() if isinstance(tensor, nn.Parameter) else 0
             self._references.pop(ref.storage, None)  # a weight is never freed
         self._hooks = []
-        for path, module in network.named_modules():
+        for path, module in network.named_modules() if with_modules else ():
             self._hooks.append(module.register_forward_pre_hook(partial(self._enter, path)))
             self._hooks.append(module.register_forward_hook(self._leave, always_call=True))
 
