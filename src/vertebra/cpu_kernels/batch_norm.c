@@ -15,20 +15,59 @@ typedef int64_t Index;
 
 enum { BLOCK = 128 }; /* rows that are summed in float32, before the sum is added to one in float64 */
 
-INLINE Index first_row(Index rows, int thread, int threads) { return rows * thread / threads; }
+/* A layer's maps, and what its passes take of each channel; NULL where there is none. */
+typedef struct {
+    Index rows, channels;
+    int activation, threads;
+    const float *x, *shortcut, *y, *dy;
+    const float *mean, *scale, *shift, *slope, *offset;
+    float *out, *out_shortcut;
+} Pass;
 
-/* totals (threads, 2, channels): add up all threads' in the first's. */
-static void add_totals(double *totals, Index channels, int threads) {
-    for (int thread = 1; thread < threads; thread++)
-        for (Index c = 0; c < 2 * channels; c++) totals[c] += totals[thread * 2 * channels + c];
+/* Adds rows to sums (2, channels), or writes them; `at` is the place of the first one's first value. */
+typedef void Rows(const Pass *pass, Index at, Index count, float *sums);
+
+static Index first_row(const Pass *pass, int thread) { return pass->rows * thread / pass->threads; }
+
+/* The first (2, channels) of totals (threads, 2, channels) get the sums; sums (threads, 2, channels) is scratch. */
+static void sum_rows(const Pass *pass, Rows *add, double *totals, float *sums) {
+    Index size = 2 * pass->channels;
+    memset(totals, 0, pass->threads * size * sizeof *totals);
+#pragma omp parallel num_threads(pass->threads)
+    {
+        int thread = omp_get_thread_num();
+        Index end = first_row(pass, thread + 1);
+        double *total = totals + thread * size;
+        float *sum = sums + thread * size;
+        for (Index row = first_row(pass, thread); row < end; row += BLOCK) {
+            memset(sum, 0, size * sizeof *sum);
+            add(pass, row * pass->channels, end - row < BLOCK ? end - row : BLOCK, sum);
+            for (Index c = 0; c < size; c++) total[c] += sum[c];
+        }
+    }
+    for (int thread = 1; thread < pass->threads; thread++)
+        for (Index c = 0; c < size; c++) totals[c] += totals[thread * size + c];
+}
+
+/* Write all rows, those first that sum_rows has read last: they are still in the cache. */
+static void write_rows(const Pass *pass, Rows *write) {
+#pragma omp parallel num_threads(pass->threads)
+    {
+        int thread = omp_get_thread_num();
+        Index first = first_row(pass, thread);
+        for (Index end = first_row(pass, thread + 1); end > first; end -= BLOCK) {
+            Index row = end - BLOCK > first ? end - BLOCK : first;
+            write(pass, row * pass->channels, end - row, 0);
+        }
+    }
 }
 
 /* Sums of (x - shift) and its square: shifted by the channel's first value, so that they do not cancel. */
-INLINE void sum_block(const float *restrict x, Index rows, Index channels, const float *restrict shift,
-                      float *restrict sum, float *restrict square) {
-    Index row = 0;
-    for (; row + 4 <= rows; row += 4) {
-        const float *restrict p = x + row * channels;
+static void sum_values(const Pass *pass, Index at, Index count, float *sums) {
+    Index channels = pass->channels, row = 0;
+    const float *restrict shift = pass->x, *restrict p = pass->x + at;
+    float *restrict sum = sums, *restrict square = sums + channels;
+    for (; row + 4 <= count; row += 4, p += 4 * channels) {
 #pragma omp simd
         for (Index c = 0; c < channels; c++) {
             float s = shift[c];
@@ -37,8 +76,7 @@ INLINE void sum_block(const float *restrict x, Index rows, Index channels, const
             square[c] += (a * a + b * b) + (d * d + e * e);
         }
     }
-    for (; row < rows; row++) {
-        const float *restrict p = x + row * channels;
+    for (; row < count; row++, p += channels) {
 #pragma omp simd
         for (Index c = 0; c < channels; c++) {
             float a = p[c] - shift[c];
@@ -48,10 +86,12 @@ INLINE void sum_block(const float *restrict x, Index rows, Index channels, const
     }
 }
 
-INLINE void apply_rows(const float *restrict x, const float *restrict shortcut, Index rows, Index channels,
-                       const float *restrict scale, const float *restrict shift, float *restrict y,
-                       const int activation) {
-    for (Index row = 0; row < rows; row++, x += channels, y += channels) {
+INLINE void activate_rows(const Pass *pass, Index at, Index count, const int activation) {
+    Index channels = pass->channels;
+    const float *restrict x = pass->x + at, *restrict scale = pass->scale, *restrict shift = pass->shift;
+    const float *restrict shortcut = pass->shortcut ? pass->shortcut + at : 0;
+    float *restrict y = pass->out + at;
+    for (Index row = 0; row < count; row++, x += channels, y += channels) {
         if (shortcut) {
 #pragma omp simd
             for (Index c = 0; c < channels; c++) y[c] = activate(x[c] * scale[c] + shift[c] + shortcut[c], activation);
@@ -63,6 +103,11 @@ INLINE void apply_rows(const float *restrict x, const float *restrict shortcut, 
     }
 }
 
+static void write_values(const Pass *pass, Index at, Index count, float *sums) {
+    (void)sums;
+    FOR_ACTIVATION(pass->activation, activate_rows, pass, at, count)
+}
+
 /* y = activation(batch_norm(x) + shortcut); `shortcut` may be NULL.
  *
  * saved (4, channels) gets what the backward pass needs: mean, 1 / standard deviation, and the scale and shift that
@@ -72,22 +117,10 @@ INLINE void apply_rows(const float *restrict x, const float *restrict shortcut, 
 void batch_norm_forward(const float *x, const float *shortcut, Index rows, Index channels, const float *weight,
                         const float *bias, float *running_mean, float *running_variance, double momentum, double eps,
                         int activation, float *y, float *saved, double *totals, float *sums, int threads) {
-    memset(totals, 0, threads * 2 * channels * sizeof *totals);
-#pragma omp parallel num_threads(threads)
-    {
-        int thread = omp_get_thread_num();
-        Index end = first_row(rows, thread + 1, threads);
-        double *total = totals + thread * 2 * channels;
-        float *sum = sums + thread * 2 * channels;
-        for (Index row = first_row(rows, thread, threads); row < end; row += BLOCK) {
-            Index count = end - row < BLOCK ? end - row : BLOCK;
-            memset(sum, 0, 2 * channels * sizeof *sum);
-            sum_block(x + row * channels, count, channels, x, sum, sum + channels);
-            for (Index c = 0; c < 2 * channels; c++) total[c] += sum[c];
-        }
-    }
-    add_totals(totals, channels, threads);
     float *mean = saved, *inverse = saved + channels, *scale = saved + 2 * channels, *shift = saved + 3 * channels;
+    Pass pass = {.rows = rows, .channels = channels, .activation = activation, .threads = threads, .x = x,
+                 .shortcut = shortcut, .scale = scale, .shift = shift, .out = y};
+    sum_rows(&pass, sum_values, totals, sums);
     for (Index c = 0; c < channels; c++) {
         double offset = totals[c] / rows, variance = totals[channels + c] / rows - offset * offset;
         variance = variance < 0 ? 0 : variance; /* NaN stays NaN */
@@ -99,47 +132,58 @@ void batch_norm_forward(const float *x, const float *shortcut, Index rows, Index
         running_mean[c] += momentum * (centre - running_mean[c]);
         running_variance[c] += momentum * (variance * rows / (rows - 1) - running_variance[c]);
     }
-#pragma omp parallel num_threads(threads)
-    {
-        int thread = omp_get_thread_num();
-        Index row = first_row(rows, thread, threads), count = first_row(rows, thread + 1, threads) - row;
-        Index at = row * channels;
-        const float *beside = shortcut ? shortcut + at : 0;
-        FOR_ACTIVATION(activation, apply_rows, x + at, beside, count, channels, scale, shift, y + at)
+    write_rows(&pass, write_values);
+}
+
+/* Sums of dz and dz·(x - mean), where dz is the gradient of the normalised value, of `rows` rows; z is y if given. */
+INLINE void add_gradients(const float *restrict x, const float *restrict y, const float *restrict dy,
+                          const Pass *pass, float *restrict sums, const int rows, const int activation) {
+    Index channels = pass->channels;
+    const float *restrict mean = pass->mean, *restrict scale = pass->scale, *restrict shift = pass->shift;
+    float *restrict sum = sums, *restrict product = sums + channels;
+#pragma omp simd
+    for (Index c = 0; c < channels; c++) {
+        float dz_sum = 0, dz_product = 0;
+#pragma GCC unroll 4
+        for (int row = 0; row < rows; row++) {
+            Index i = row * channels + c;
+            float z = y ? y[i] : x[i] * scale[c] + shift[c];
+            float dz = input_gradient(z, dy[i], activation);
+            dz_sum += dz;
+            dz_product += dz * (x[i] - mean[c]);
+        }
+        sum[c] += dz_sum;
+        product[c] += dz_product;
     }
 }
 
-/* Sums of dz and dz·(x - mean), where dz is the gradient of the normalised value. */
-INLINE void sum_gradients(const float *restrict x, const float *restrict y, const float *restrict dy, Index rows,
-                          Index channels, const float *restrict mean, const float *restrict scale,
-                          const float *restrict shift, float *restrict sum, float *restrict product,
-                          const int activation) {
-    for (Index row = 0; row < rows; row++, x += channels, dy += channels) {
-        if (y) {
-#pragma omp simd
-            for (Index c = 0; c < channels; c++) {
-                float dz = input_gradient(y[c], dy[c], activation);
-                sum[c] += dz;
-                product[c] += dz * (x[c] - mean[c]);
-            }
-            y += channels;
-        } else {
-#pragma omp simd
-            for (Index c = 0; c < channels; c++) {
-                float dz = input_gradient(x[c] * scale[c] + shift[c], dy[c], activation);
-                sum[c] += dz;
-                product[c] += dz * (x[c] - mean[c]);
-            }
-        }
+INLINE void add_gradient_rows(const Pass *pass, Index at, Index count, float *sums, const int activation) {
+    enum { ROWS = 4 };
+    Index channels = pass->channels, row = 0;
+    const float *x = pass->x + at, *y = pass->y ? pass->y + at : 0, *dy = pass->dy + at;
+    for (; row < count; ) {
+        Index i = row * channels;
+        int many = row + ROWS <= count;
+        if (many && y) add_gradients(x + i, y + i, dy + i, pass, sums, ROWS, activation);
+        else if (many) add_gradients(x + i, 0, dy + i, pass, sums, ROWS, activation);
+        else if (y) add_gradients(x + i, y + i, dy + i, pass, sums, 1, activation);
+        else add_gradients(x + i, 0, dy + i, pass, sums, 1, activation);
+        row += many ? ROWS : 1;
     }
+}
+
+static void sum_gradients(const Pass *pass, Index at, Index count, float *sums) {
+    FOR_ACTIVATION(pass->activation, add_gradient_rows, pass, at, count, sums)
 }
 
 /* dx = scale·dz + slope·x + offset */
-INLINE void apply_gradients(const float *restrict x, const float *restrict y, const float *restrict dy, Index rows,
-                            Index channels, const float *restrict scale, const float *restrict shift,
-                            const float *restrict slope, const float *restrict offset, float *restrict dx,
-                            float *restrict dshortcut, const int activation) {
-    for (Index row = 0; row < rows; row++, x += channels, dy += channels, dx += channels) {
+INLINE void gradient_rows(const Pass *pass, Index at, Index count, const int activation) {
+    Index channels = pass->channels;
+    const float *restrict x = pass->x + at, *restrict dy = pass->dy + at, *restrict y = pass->y ? pass->y + at : 0;
+    const float *restrict scale = pass->scale, *restrict shift = pass->shift;
+    const float *restrict slope = pass->slope, *restrict offset = pass->offset;
+    float *restrict dx = pass->out + at, *restrict dshortcut = pass->y ? pass->out_shortcut + at : 0;
+    for (Index row = 0; row < count; row++, x += channels, dy += channels, dx += channels) {
         if (y) {
 #pragma omp simd
             for (Index c = 0; c < channels; c++) {
@@ -158,6 +202,11 @@ INLINE void apply_gradients(const float *restrict x, const float *restrict y, co
     }
 }
 
+static void write_gradients(const Pass *pass, Index at, Index count, float *sums) {
+    (void)sums;
+    FOR_ACTIVATION(pass->activation, gradient_rows, pass, at, count)
+}
+
 /* The gradients of x, weight, bias and, where y is given, of the shortcut.
  *
  * `y` is NULL but where an activation follows a shortcut: it must be ReLU then, whose gradient its output tells.
@@ -168,24 +217,11 @@ void batch_norm_backward(const float *x, const float *y, const float *dy, Index 
                          const float *saved, int activation, float *dx, float *dshortcut, float *dweight, float *dbias,
                          double *totals, float *sums, int threads) {
     const float *mean = saved, *inverse = saved + channels, *scale = saved + 2 * channels, *shift = saved + 3 * channels;
-    memset(totals, 0, threads * 2 * channels * sizeof *totals);
-#pragma omp parallel num_threads(threads)
-    {
-        int thread = omp_get_thread_num();
-        Index end = first_row(rows, thread + 1, threads);
-        double *total = totals + thread * 2 * channels;
-        float *sum = sums + thread * 2 * channels;
-        for (Index row = first_row(rows, thread, threads); row < end; row += BLOCK) {
-            Index count = end - row < BLOCK ? end - row : BLOCK, at = row * channels;
-            const float *output = y ? y + at : 0;
-            memset(sum, 0, 2 * channels * sizeof *sum);
-            FOR_ACTIVATION(activation, sum_gradients, x + at, output, dy + at, count, channels, mean, scale, shift, sum,
-                           sum + channels)
-            for (Index c = 0; c < 2 * channels; c++) total[c] += sum[c];
-        }
-    }
-    add_totals(totals, channels, threads);
     float *slope = sums, *offset = sums + channels;
+    Pass pass = {.rows = rows, .channels = channels, .activation = activation, .threads = threads, .x = x, .y = y,
+                 .dy = dy, .mean = mean, .scale = scale, .shift = shift, .slope = slope, .offset = offset, .out = dx,
+                 .out_shortcut = dshortcut};
+    sum_rows(&pass, sum_gradients, totals, sums);
     for (Index c = 0; c < channels; c++) {
         double sum = totals[c] / rows, product = totals[channels + c] * inverse[c] * inverse[c] / rows;
         dbias[c] = totals[c];
@@ -193,14 +229,5 @@ void batch_norm_backward(const float *x, const float *y, const float *dy, Index 
         slope[c] = -scale[c] * product;
         offset[c] = -scale[c] * (sum - product * mean[c]);
     }
-#pragma omp parallel num_threads(threads)
-    {
-        int thread = omp_get_thread_num();
-        Index row = first_row(rows, thread, threads), count = first_row(rows, thread + 1, threads) - row;
-        Index at = row * channels;
-        const float *output = y ? y + at : 0;
-        float *beside = y ? dshortcut + at : 0;
-        FOR_ACTIVATION(activation, apply_gradients, x + at, output, dy + at, count, channels, scale, shift, slope, offset,
-                       dx + at, beside)
-    }
+    write_rows(&pass, write_gradients);
 }
