@@ -48,10 +48,11 @@ class _InMemory:
     def __init__(self, features: Floats) -> None:
         values = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32))
         self.mean = values.mean(0)
-        values = values - self.mean
-        self.scale = float(values.norm(dim=1).mean()) or 1.0
-        self._values = torch.cat([values / self.scale, torch.ones(len(values), 1)], 1)
-        self.shape = self._values.shape[0], self._values.shape[1]
+        self.shape = values.shape[0], values.shape[1] + 1
+        self._values = torch.ones(self.shape)  # the only copy
+        centred = torch.sub(values, self.mean, out=self._values[:, :-1])
+        self.scale = float(centred.norm(dim=1).mean()) or 1.0
+        centred.div_(self.scale)
 
     def product(self, weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
         factor, classes = _padded(weight), weight.shape[1]

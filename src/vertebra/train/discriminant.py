@@ -14,6 +14,7 @@ from .logistic_regression import Head
 from .metrics import Floats, Labels
 from .stored_features import Features, StoredFeatures
 
+_BLOCK_ROWS = 2048  # of features in memory
 _SHIFT_PHOTOS = 1000  # whose mean is subtracted before products are summed
 
 
@@ -67,6 +68,7 @@ def _blocks(features: Features, count: int) -> Iterator[tuple[slice, Tensor]]:
         for rows, block, scale in features.blocks(count):
             yield rows, block.mul_(scale)
         return
+    count = min(count, _BLOCK_ROWS)
     for start in range(0, len(features), count):
         rows = slice(start, min(len(features), start + count))
         yield rows, torch.from_numpy(features[rows].astype(np.float32))
@@ -89,13 +91,13 @@ class Moments:
             features, labels, groups = features[order], labels[order], groups[order]
         width = features.shape[1]
         shift = _in_memory(features[:: max(1, len(features) // _SHIFT_PHOTOS)]).mean(0)
-        double = torch.float64
+        kind = torch.float64 if isinstance(features, StoredFeatures) else torch.float32  # of millions of photos, or few
         found = [
             Moments(
-                shift.double(),
-                torch.from_numpy(np.bincount(labels[groups == group], minlength=classes)).double(),
-                torch.zeros(classes, width, dtype=double),
-                torch.zeros(width, width, dtype=double),
+                shift.to(kind),
+                torch.from_numpy(np.bincount(labels[groups == group], minlength=classes)).to(kind),
+                torch.zeros(classes, width, dtype=kind),
+                torch.zeros(width, width, dtype=kind),
             )
             for group in range(int(groups.max()) + 1)
         ]
@@ -107,7 +109,7 @@ class Moments:
                 own = torch.from_numpy(np.flatnonzero(groups[rows] == group))
                 part = values if len(own) == len(values) else values[own]
                 found[group].scatter.add_(part.T @ part)
-                found[group].sums.index_add_(0, numbers[own], part.double())
+                found[group].sums.index_add_(0, numbers[own], part.to(kind))
         return found
 
     @staticmethod
