@@ -6,7 +6,6 @@ and exits with `exit_code`: 2 where the call was wrong, 1 where the work failed.
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import operator
 import warnings
@@ -192,6 +191,8 @@ def require_positive_int(name: str, value: Any) -> int:
 
 def suggest(name: str, known: Iterable[str], count: int = 3) -> str:
     """A hint for a mistyped name: `"Did you mean 'resnet50' or 'resnet18'?"`, or `""`."""
+    import difflib
+
     # Separators are ignored, so that 'resnet-50' finds 'resnet50'.
     plain = {_plain(candidate): candidate for candidate in known}
     matches = [plain[match] for match in difflib.get_close_matches(_plain(name), plain, n=count, cutoff=0.6)]

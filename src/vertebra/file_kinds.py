@@ -90,8 +90,7 @@ _SIGNATURES: tuple[tuple[Kind, str, bytes], ...] = (
     (OFFICE, "", rb"\xd0\xcf\x11\xe0"),
     (TABLE, "Parquet", rb"PAR1"),
 )
-_BEGINNINGS = tuple((kind, name, re.compile(pattern, re.DOTALL)) for kind, name, pattern in _SIGNATURES)
-_ZIP = re.compile(rb"PK(?:\x03\x04|\x05\x06|\x07\x08)")
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 
 # Raw files of cameras begin as a TIFF file does, and what is decoded of one is a preview of some 160 pixels.
 RAW_SUFFIXES = frozenset(
@@ -151,12 +150,12 @@ def detect_kind(head: bytes, name: str = "") -> DetectedKind | None:
     if raw := detect_raw(name):
         return raw
     by_suffix = DetectedKind(*_SUFFIXES[suffix]) if suffix in _SUFFIXES else None
-    if _ZIP.match(head):
+    if head.startswith(_ZIP):
         if by_suffix is not None and by_suffix.kind in _SHARING_ZIP:
             return by_suffix
         return None if suffix in _OTHER_ZIP else DetectedKind(ARCHIVE, "ZIP")
-    for kind, called, pattern in _BEGINNINGS:
-        if pattern.match(head):
+    for kind, called, pattern in _SIGNATURES:  # `re` keeps what it has compiled, once that is asked for
+        if re.match(pattern, head, re.DOTALL):
             return DetectedKind(kind, called)
     return by_suffix
 

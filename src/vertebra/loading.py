@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,6 +86,8 @@ def exported_file(
     except UsageError as error:
         raise UsageError(f"{model.given}: {error}") from error
     progress(f"exporting {model.given} for this run only")
+    import tempfile
+
     path = Path(tempfile.mkdtemp(dir=scratch or scratch_dir()), f"{model.name}.onnx")
     _export(prepared, path)
     return path

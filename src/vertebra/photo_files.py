@@ -52,12 +52,12 @@ _SIGNATURES = (
     (rb"....ftyp(?:hei[cxms]|hev[cxms]|mif1|msf1)", "HEIC"),
     (rb"\0{3}\x0cJXL \r\n\x87\n", "JPEG XL"),
 )
-_FORMATS = tuple((re.compile(pattern, re.DOTALL), name) for pattern, name in _SIGNATURES)
 
 
 def image_format(head: bytes) -> str | None:
     """The image format by a file's first `HEAD_BYTES`, or None; TGA has no signature, and JPEG XL is not decoded."""
-    return next((name for pattern, name in _FORMATS if pattern.match(head)), None)
+    # `re` compiles what is asked for and keeps it: compiling all would take longer than the import of this module.
+    return next((name for pattern, name in _SIGNATURES if re.match(pattern, head, re.DOTALL)), None)
 
 
 def is_photo(entry: os.DirEntry[str]) -> bool:

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from vertebra import create_model, get_model_weights
-from vertebra.cli import predict as predict_module
+from vertebra.cli import _prediction as predict_module
 from vertebra.cli._output import print_json
 from vertebra.runtime.predictor import Predictor
 

@@ -40,7 +40,8 @@ def options_of(settings: type[Settings]) -> Callable[[Callable[[Settings], None]
             function(settings(**values))
 
         command.__name__, command.__doc__ = function.__name__, function.__doc__
-        command.__signature__ = inspect.signature(settings, eval_str=True)  # type: ignore[attr-defined]
+        # A module that does without typer when it is imported names these in its annotations all the same.
+        command.__signature__ = inspect.signature(settings, eval_str=True, locals=globals())  # type: ignore[attr-defined]
         return command
 
     return as_command

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
-import shutil
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from textwrap import indent as indented
-from typing import TYPE_CHECKING, Any
-
-import typer
+from typing import TYPE_CHECKING, Any, TextIO
 
 from vertebra.errors import UsageError
 from vertebra.strict_json import dumps
-from vertebra.text_width import fill
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
-def echo(text: str) -> None:
-    """Print text on any terminal; what its encoding lacks is escaped (typer would print UTF-8 all the same)."""
-    encoding = sys.stdout.encoding or "ascii"
-    typer.echo(text.encode(encoding, "backslashreplace").decode(encoding))
+_STYLES = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def echo(text: str, *, end: str = "\n", file: TextIO | None = None) -> None:
+    """Print text on any terminal: what its encoding lacks is escaped, and a file or a pipe gets no colours."""
+    stream = file or sys.stdout
+    encoding = stream.encoding or "ascii"
+    text = text.encode(encoding, "backslashreplace").decode(encoding)
+    stream.write((text if stream.isatty() else _STYLES.sub("", text)) + end)
+    stream.flush()
+
+
+def note(text: str) -> None:
+    """Print a line on standard error."""
+    echo(f"vertebra: {text}", file=sys.stderr)
+
+
+def styled(text: str, *, bold: bool = False, cyan: bool = False) -> str:
+    """Text in bold or in colour, for `echo`."""
+    codes = "1" if bold else "36" if cyan else "0"
+    return f"\x1b[{codes}m{text}\x1b[0m"
 
 
 def require_html_suffix(path: Path | None) -> None:
@@ -33,16 +47,16 @@ def require_html_suffix(path: Path | None) -> None:
 
 def print_json(value: Any) -> None:
     """Print JSON in ASCII, so that no file name and no terminal's encoding can break it; NaN and infinity as null."""
-    typer.echo(dumps(value, indent=2))
+    echo(dumps(value, indent=2))
 
 
 def print_json_list(values: Iterable[Any]) -> None:
     """Print a list as `print_json` would, each value as soon as it is there and forgotten at once."""
     ends_with = "["
     for value in values:
-        typer.echo(f"{ends_with}\n{indented(dumps(value, indent=2), '  ')}", nl=False)
+        echo(f"{ends_with}\n{indented(dumps(value, indent=2), '  ')}", end="")
         ends_with = ","
-    typer.echo("[]" if ends_with == "[" else "\n]")
+    echo("[]" if ends_with == "[" else "\n]")
 
 
 def console() -> Console:
@@ -82,14 +96,18 @@ def bar(share: float, width: int = 6) -> str:
 
 def print_task(task: str, done: int = 0, total: int | None = None) -> None:
     """A `Progress` that prints each task on standard error."""
-    typer.echo(task, err=True)
+    echo(task, file=sys.stderr)
 
 
 def wrapped(text: str, indent: str = "") -> str:
     """A paragraph in lines that fit the terminal, of 120 columns at most, each after `indent`."""
+    from vertebra.text_width import fill
+
     return fill(text, line_width(), indent=indent)
 
 
 def line_width() -> int:
     """Columns of the terminal, 120 at most: longer lines are hard to read."""
+    import shutil
+
     return min(shutil.get_terminal_size().columns, 120)

@@ -1,37 +1,20 @@
-"""`vertebra predict --ray`: the optional address, what goes with it, and what is printed."""
+"""`vertebra predict --ray`: what goes with it, and what is printed."""
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import typer
-from typer.core import TyperCommand
-
+from vertebra.cli._output import echo, note
 from vertebra.errors import ImageError, UsageError, VertebraWarning, printable
 from vertebra.progress import progress_bar
 from vertebra.units import counted
 
 if TYPE_CHECKING:
-    from vertebra.cli.predict import Settings
+    from vertebra.cli._prediction import Settings
     from vertebra.cluster.prediction_run import RunResult
-
-_ADDRESS = re.compile(r"local|auto|ray://\S+|([\w.-]+|\[[0-9a-fA-F:]+\]):\d+|\d+\.\d+\.\d+\.\d+")
-
-
-class OptionalAddress(TyperCommand):
-    """A command whose `--ray` takes an address or none: `--ray photos/` is `--ray local photos/`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Add `local` where no address follows."""
-        end = args.index("--") if "--" in args else len(args)
-        for place in reversed(range(end)):
-            if args[place] == "--ray" and not (place + 1 < end and _ADDRESS.fullmatch(args[place + 1])):
-                args = [*args[: place + 1], "local", *args[place + 1 :]]
-        return super().parse_args(ctx, args)
 
 
 def require_local(settings: Settings) -> None:
@@ -81,11 +64,11 @@ def predict_on_cluster(settings: Settings) -> None:
                 image_root=settings.image_root,
             ),
             progress,
-            lambda text: typer.echo(f"vertebra: {printable(text)}", err=True),
+            lambda text: note(printable(text)),
         )
-    for note in notes:  # reported even if photos fail
-        typer.echo(f"vertebra: {printable(note)}", err=True)
-    typer.echo(printable(f"{settings.out}: {_summary(result)}"))
+    for text in notes:  # reported even if photos fail
+        note(printable(text))
+    echo(printable(f"{settings.out}: {_summary(result)}"))
     if result.failed:
         raise ImageError(
             f"{result.failed:,} of {result.photos:,} photos could not be classified. Their column 'error' in "

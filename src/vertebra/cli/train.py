@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vertebra.cli._options import AllowUnseen, Bits, Ignore, ImageRoot, LabelColumn, PathColumn, SplitColumn
-from vertebra.cli._ray import OptionalAddress
+from vertebra.cli._ray_option import OptionalAddress
 from vertebra.errors import UsageError, VertebraError, printable
 from vertebra.units import counted
 
