@@ -171,6 +171,7 @@ def absent(monkeypatch, *packages):
         ("sklearn.datasets", "torch", "train"),
         ("orjson", None, "serve"),
         ("MNN", None, "fast"),
+        ("vertebra_kernels", None, "kernels"),
     ],
 )
 def test_a_missing_package_is_named_by_its_extra(monkeypatch, package, asked, named):

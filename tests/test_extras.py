@@ -68,6 +68,7 @@ BASE = {
     "predict photos --model tiny.onnx --out x.csv": works("x.csv: 8 photos"),
     "predict photos --model tiny.onnx --out x.parquet": needs("parquet"),
     "predict photos --model tiny.onnx --engine mnn": needs("fast"),
+    "predict photos --model tiny.onnx --engine kernels": needs("kernels"),
     "predict photos --model resnet18": needs("torch"),
     "predict photos --model resent50": (2, "Did you mean 'resnet50'"),
     "evaluate tiny.onnx photos": works("top-1"),

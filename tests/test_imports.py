@@ -144,7 +144,7 @@ PACKAGES = {
     "cluster": {"numpy", "pyarrow", "ray"},
     "data": {"numpy", "PIL", "pyarrow", "sklearn", "torchvision"},  # the last three for what needs them
     "export": {"torch", "onnx", "onnxruntime", "numpy"},
-    "runtime": {"numpy", "PIL", "onnxruntime", "MNN", "pyarrow"},
+    "runtime": {"numpy", "PIL", "onnxruntime", "MNN", "vertebra_kernels", "pyarrow"},
     "bench": {"numpy", "torch", "onnxruntime"},
     "loading": {"torch"},
     "cpu_kernels": {"torch"},

@@ -52,6 +52,7 @@ EXCEPTIONS = {
     ("runtime/result_file.py", "open"): "whether the results' file can be written, before it is emptied",
     ("runtime/result_file.py", "write_bytes"): "which empties it",
     ("runtime/result_file.py", "truncate"): "half a line that a killed process has left",
+    ("runtime/kernels_engine.py", "write_bytes"): "into the new file of `atomic_write`",
     ("runtime/mnn_engine.py", "open"): "the null device, for what a library prints",
     ("cluster/worker_deaths.py", "write_bytes"): "into that folder",
     ("cluster/worker_deaths.py", "TemporaryDirectory"): "of an attempt, for its own files; removed at once",

@@ -60,6 +60,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "torch": ("torch", "safetensors", "onnx", "matplotlib"),
     "train": ("torchvision", "sklearn", "tensorboard"),
     "fast": ("MNN",),
+    "kernels": ("vertebra_kernels",),
     "heif": ("pillow_heif",),
     "parquet": ("pyarrow",),
     "ray": ("ray",),

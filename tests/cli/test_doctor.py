@@ -19,7 +19,7 @@ def test_json(vertebra):
     assert report["torch"]["threads"] == torch.get_num_threads()
     assert len(report["torch"]["devices"]) >= torch.cuda.device_count()
     assert report["cpu"]["cores"] >= report["cpu"]["usable_cores"] >= 1
-    assert set(report["extras"]) == {"torch", "fast", "heif", "parquet", "ray", "remote", "train", "serve"}
+    assert set(report["extras"]) == {"torch", "fast", "kernels", "heif", "parquet", "ray", "remote", "train", "serve"}
 
 
 def test_text_tells_the_same(vertebra):

@@ -24,7 +24,7 @@ from vertebra import cache
 from vertebra.card import Card, CardError, Decoding, Preprocessing, read_card
 from vertebra.errors import ImageError, MissingExtraError, UsageError, VertebraWarning
 from vertebra.pixels import network_pixels
-from vertebra.runtime import mnn_engine
+from vertebra.runtime import converted_file, mnn_engine
 from vertebra.runtime.engine import EMBEDDING, PROBABILITIES, EngineError, Plan
 from vertebra.runtime.engine_runner import Runner, open_engine
 from vertebra.runtime.onnxruntime_engine import OnnxRuntimeEngine
@@ -314,7 +314,7 @@ def forms(tmp_path, monkeypatch):
     monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(cache, "_warned", set())
     (tmp_path / "scratch").mkdir()
-    monkeypatch.setattr(mnn_engine, "scratch_dir", lambda: tmp_path / "scratch")
+    monkeypatch.setattr(converted_file, "scratch_dir", lambda: tmp_path / "scratch")
     runs = []
     convert = mnn_engine.convert
     monkeypatch.setattr(mnn_engine, "convert", lambda *paths: runs.append(1) or convert(*paths))

@@ -53,7 +53,7 @@ class Settings:
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume a run that wrote to --out before; what failed is tried again.")
     ] = False
-    engine: Annotated[str, typer.Option(metavar="NAME", help="auto (measured fastest), onnxruntime or mnn.")] = "auto"
+    engine: Annotated[str, typer.Option(metavar="NAME", help="auto (fastest), onnxruntime, mnn or kernels.")] = "auto"
     batch: Annotated[int, typer.Option(metavar="N", min=1, help="Photos at once.")] = 16
     fast_jpeg: Annotated[
         bool, typer.Option("--fast-jpeg", help="Decode large JPEGs coarsely: 5 × sooner, slightly other results.")

@@ -20,7 +20,7 @@ from vertebra.units import counted, size
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 # Packages whose versions help to explain a problem.
-PACKAGES = ("torch", "torchvision", "onnxruntime", "onnx", "MNN", "numpy", "pillow", "safetensors")
+PACKAGES = ("torch", "torchvision", "onnxruntime", "onnx", "MNN", "vertebra-kernels", "numpy", "pillow", "safetensors")
 # Environment variables that affect results or speed.
 VARIABLES = (
     "TORCH_HOME",

@@ -25,7 +25,7 @@ def evaluate(
     ],
     json: Annotated[bool, typer.Option("--json", help="Print JSON; shares are fractions from 0 to 1.")] = False,
     html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a report.")] = None,
-    engine: Annotated[str, typer.Option(metavar="NAME", help="auto (measured fastest), onnxruntime or mnn.")] = "auto",
+    engine: Annotated[str, typer.Option(metavar="NAME", help="auto (fastest), onnxruntime, mnn or kernels.")] = "auto",
     ignore: Ignore = None,
     allow_unseen: Annotated[
         bool, typer.Option("--allow-unseen", help="Leave out classes that the model does not know.")

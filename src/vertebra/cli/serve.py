@@ -34,7 +34,7 @@ def serve(
         list[str] | None,
         typer.Option(metavar="NAME", help="Host name to allow besides localhost, or *.NAME; may be repeated."),
     ] = None,
-    engine: Annotated[str, typer.Option(metavar="NAME", help="auto, onnxruntime or mnn.")] = "auto",
+    engine: Annotated[str, typer.Option(metavar="NAME", help="auto, onnxruntime, mnn or kernels.")] = "auto",
     tune: Annotated[bool, typer.Option("--tune", help="Measure the fastest engine first; takes seconds.")] = False,
     timeout: Annotated[float, typer.Option(metavar="S", help="Seconds within which a request is answered.")] = 30.0,
     read_timeout: Annotated[

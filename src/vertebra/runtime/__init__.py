@@ -1,1 +1,1 @@
-"""Prediction without torch: numpy, Pillow and an engine (onnxruntime, and MNN where it is installed)."""
+"""Prediction without torch: numpy, Pillow and an engine (onnxruntime; MNN and the kernels where installed)."""

@@ -28,7 +28,7 @@ from vertebra.prefetch import in_order
 from vertebra.progress import Progress, silent
 from vertebra.synthetic_photos import synthetic_photos
 
-from . import mnn_engine
+from . import kernels_engine, mnn_engine
 from .engine import EngineError, Plan
 from .engine_runner import Runner, open_engine
 
@@ -73,6 +73,8 @@ def candidate_plans(batch: int, cores: int, engine: str = "auto") -> list[Plan]:
     found = plans if engine in ("auto", "onnxruntime") else []
     if engine == "mnn" or (engine == "auto" and mnn_engine.installed() and not mnn_engine.has_lost_threads()):
         found = found + [replace(plan, engine="mnn", winograd=n) for plan in plans for n in mnn_engine.WINOGRAD_LEVELS]
+    if engine == "kernels" or (engine == "auto" and kernels_engine.installed()):
+        found = found + [replace(plan, engine="kernels") for plan in plans]
     return found
 
 
@@ -189,6 +191,8 @@ def _time_plan(path: Path, plan: Plan, batch: int, decoding: bool) -> PlanTiming
     card = read_card(path)
     if plan.engine == "mnn":
         mnn_engine.converted(path, card)  # not timed: it is done once, loading at every start
+    elif plan.engine == "kernels":
+        kernels_engine.packed_file(path, card)
     images = synthetic_photos(max(1, batch), card.preprocessing.crop_size)
     start = time.perf_counter()
     runner = Runner(open_engine(path, card, plan), plan)
@@ -252,7 +256,7 @@ def _package_versions() -> dict[str, str]:
     from importlib import metadata
 
     found = {}
-    for package in ("vertebra", "onnxruntime", "MNN"):
+    for package in ("vertebra", "onnxruntime", "MNN", "vertebra-kernels"):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

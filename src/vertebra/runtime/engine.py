@@ -1,6 +1,7 @@
 """The `Engine` interface, and the `Plan` that says which engine runs a file and how.
 
-ONNX Runtime is always installed, MNN with the extra `fast`. `engine_selection` decides which plan is used.
+ONNX Runtime is always installed, MNN with the extra `fast`, the kernels with the extra `kernels`. `engine_selection`
+decides which plan is used.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from vertebra.pixels import Pixels
 
 FloatArray: TypeAlias = NDArray[np.float32]
 
-ENGINES = ("auto", "onnxruntime", "mnn")
+ENGINES = ("auto", "onnxruntime", "mnn", "kernels")
 INPUT = "image"
 PROBABILITIES, EMBEDDING, FEATURES = OUTPUTS = ("probabilities", "embedding", "features")
 
@@ -61,7 +62,7 @@ def engine_version(plan: Plan) -> str:
     """Describe what computes the outputs of a plan: other versions round differently."""
     from importlib import metadata
 
-    package = {"mnn": "MNN"}.get(plan.engine, plan.engine)
+    package = {"mnn": "MNN", "kernels": "vertebra-kernels"}.get(plan.engine, plan.engine)
     try:
         version = metadata.version(package)
     except metadata.PackageNotFoundError:  # other builds of the package have other names

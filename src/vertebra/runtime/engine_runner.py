@@ -32,6 +32,10 @@ def open_engine(path: Path, card: Card, plan: Plan) -> Engine:
         from .mnn_engine import MnnEngine
 
         return MnnEngine(path, card, plan)
+    if plan.engine == "kernels":
+        from .kernels_engine import KernelsEngine
+
+        return KernelsEngine(path, card, plan)
     return OnnxRuntimeEngine(path, card, plan)
 
 

@@ -95,9 +95,9 @@ class EngineSelector:
         return self._open_once(self._select_plan(batch, count, may_measure, wait, decoding))
 
     def _select_plan(self, batch: int, count: int | None, may_measure: bool, wait: bool, decoding: bool) -> Plan:
-        if self.fast_start and self.engine != "mnn":
+        if self.fast_start and self.engine in ("auto", "onnxruntime"):
             return Plan(threads=self.threads, fast_start=True)
-        from . import autotune  # imported late: a fast start needs neither it nor MNN
+        from . import autotune  # imported late: a fast start needs neither it nor the other engines
 
         may_measure = may_measure and (count is None or count >= autotune.MIN_IMAGES_TO_MEASURE)
         key = (batch, count, may_measure, decoding)

@@ -17,35 +17,19 @@ from typing import Any
 
 import numpy as np
 
-from vertebra.cache import (
-    cache_dir,
-    creation_lock,
-    fingerprint,
-    read_json,
-    read_sidecar,
-    scratch_dir,
-    warn_once,
-    write_json,
-    write_sidecar,
-)
+from vertebra.cache import read_sidecar
 from vertebra.card import Card
 from vertebra.errors import MissingExtraError, first_line, require_extra
-from vertebra.files import atomic_write, require_space
 from vertebra.pixels import Pixels
-from vertebra.synthetic_photos import synthetic_photos
 
-from .engine import INPUT, OUTPUTS, PROBABILITIES, EngineError, FloatArray, Plan
-from .onnxruntime_engine import OnnxRuntimeEngine
+from . import converted_file
+from .converted_file import ConvertedForm, InterruptedConversionError
+from .engine import INPUT, PROBABILITIES, EngineError, FloatArray, Plan
 
 # Memory that a 3 × 3 convolution may spend on Winograd's algorithm: large tiles, MNN's own choice and best for batches,
 # or small ones, which can be better for a single image.
 WINOGRAD_LEVELS = (3, 1)
 _WINOGRAD_HINT = 3  # Interpreter::HintMode::WINOGRAD_MEMORY_LEVEL
-
-# Largest difference from ONNX Runtime that counts as rounding: of a probability, and of any other output relative to
-# its largest value. Other orders of summing, and Winograd's convolution, stay a hundred times below both.
-_PROBABILITY_TOLERANCE = 1e-3
-_RELATIVE_TOLERANCE = 1e-2
 
 _threads_in: int | None = None  # the process that has started its threads, which all its sessions share
 
@@ -141,59 +125,12 @@ def converted(path: Path, card: Card) -> Path:
     """
     from importlib import metadata
 
-    model = cache_dir() / "mnn" / f"{fingerprint(path)}-{metadata.version('MNN')}.mnn"
-    if not _is_converted(model):
-        with creation_lock(model):
-            if not _is_converted(model):  # made while this process waited
-                try:
-                    _convert_and_verify(path, card, model)
-                except OSError as error:
-                    model = _convert_without_cache(path, card, model, error)
-    return model
+    def unverified(model: Path) -> list[MnnEngine]:
+        return [_Unverified(model, Plan("mnn", winograd=level)) for level in WINOGRAD_LEVELS]
 
-
-def _is_converted(model: Path) -> bool:
-    """Whether the converted file is cached and intact; an `EngineError` if conversion failed before."""
-    if (known := read_json(_rejection_path(model))) is not None:
-        raise EngineError(str(known["refused"]))
-    return read_sidecar(model) is not None
-
-
-def _rejection_path(model: Path) -> Path:
-    return model.with_suffix(".refused.json")
-
-
-def _convert_and_verify(path: Path, card: Card, model: Path) -> None:
-    """Convert, verify and cache; an `OSError` if it cannot be written."""
-    try:
-        with atomic_write(model) as temporary:
-            require_space(model, path.stat().st_size)  # the converter would not say so
-            convert(path, temporary)
-            _verify(path, card, [_Unverified(temporary, Plan("mnn", winograd=level)) for level in WINOGRAD_LEVELS])
-    except _ConverterKilledError:
-        raise
-    except EngineError as error:
-        # Cached, so that it is not tried again at every start.
-        write_json(_rejection_path(model), {"refused": str(error)})
-        raise
-    write_sidecar(model, {})
-
-
-def _convert_without_cache(path: Path, card: Card, model: Path, reason: OSError) -> Path:
-    """Convert for this process alone, when the cache cannot be written."""
-    elsewhere = scratch_dir() / model.name
-    if not elsewhere.is_file():
-        why = f"{model.parent} cannot be written ({reason.strerror or reason})"
-        warn_once(f"{why}, so MNN's form of {path} is made for this run alone.")
-        try:
-            _convert_and_verify(path, card, elsewhere)
-        except OSError as error:
-            raise EngineError(f"MNN's form of {path} cannot be written to {elsewhere} ({error.strerror}).") from error
-    return elsewhere
-
-
-class _ConverterKilledError(EngineError):
-    """The converter was stopped from outside: another attempt may succeed."""
+    # Other orders of summing, and Winograd's convolution, stay a hundred times below both tolerances.
+    form = ConvertedForm("mnn", metadata.version("MNN"), convert, unverified, 1e-3, 1e-2)
+    return converted_file.converted(path, card, form)
 
 
 def convert(path: Path, target: Path) -> None:
@@ -211,38 +148,9 @@ def convert(path: Path, target: Path) -> None:
     if done.returncode != 0 or "Converted Success" not in done.stdout or not target.stat().st_size:
         lines = [line.strip() for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
         stopped = -done.returncode in (2, 9, 15)  # interrupted, for want of memory, ended
-        raise (_ConverterKilledError if stopped else EngineError)(
+        raise (InterruptedConversionError if stopped else EngineError)(
             f"MNN cannot convert {path} ({lines[-1] if lines else f'exit code {done.returncode}'}). "
             "Use --engine onnxruntime."
-        )
-
-
-# --- verification -----------------------------------------------------------------------------------------------------
-
-
-def _verify(path: Path, card: Card, engines: Sequence[MnnEngine]) -> None:
-    """Raise an `EngineError` if outputs differ from ONNX Runtime's by more than rounding."""
-    images = synthetic_photos(4, card.preprocessing.crop_size)
-    reference = OnnxRuntimeEngine(path, card, Plan())
-    for batch in (images[:1], images[1:3], images):  # different images, so that swapped outputs show
-        expected = reference.run(batch, OUTPUTS)
-        for engine in engines:
-            for name, right, found in zip(OUTPUTS, expected, engine.run(batch, OUTPUTS), strict=True):
-                _require_same_output(path, name, right, found)
-
-
-def _require_same_output(path: Path, output: str, right: FloatArray, found: FloatArray) -> None:
-    advice = "Use --engine onnxruntime."
-    if found.shape != right.shape:
-        raise EngineError(
-            f"mnn gives {output} of shape {found.shape} for {path}, and onnxruntime {right.shape}. {advice}"
-        )
-    limit = _PROBABILITY_TOLERANCE if output == PROBABILITIES else _RELATIVE_TOLERANCE * float(np.abs(right).max())
-    difference = float(np.abs(found - right).max())
-    if not difference <= limit:  # NaN is no match either
-        raise EngineError(
-            f"mnn and onnxruntime differ by {difference:.2g} in the {output} of {path}; at most {limit:.2g} is "
-            f"taken for rounding. {advice}"
         )
 
 

@@ -40,7 +40,7 @@ class Predictor:
 
     Args:
         path: a file that `vertebra export` wrote.
-        engine: "onnxruntime", "mnn", or "auto": the fastest for this file on this machine, as measured.
+        engine: "onnxruntime", "mnn", "kernels", or "auto": the fastest for this file on this machine, as measured.
         batch: images per batch in `predict_many`.
         threads: None: all cores that this process may use.
         scaled: decode large JPEGs at a fraction of their size; see `pixels.network_pixels`.

@@ -1,0 +1,128 @@
+"""The package `vertebra-kernels` as an engine: fused kernels for networks with depthwise convolutions.
+
+The file is planned and its weights are packed on first use; see `converted_file` for how that is verified and cached.
+The packed file is mapped into memory, so all lanes share the weights.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import mmap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vertebra.cache import read_sidecar
+from vertebra.card import Card
+from vertebra.errors import MissingExtraError, first_line, require_extra
+from vertebra.pixels import Pixels
+
+from .converted_file import ConvertedForm, converted
+from .engine import INPUT, OUTPUTS, PROBABILITIES, EngineError, FloatArray, Plan
+
+_ADVICE = "Use --engine onnxruntime."
+
+
+def installed() -> bool:
+    """Whether the package is installed; does not import it."""
+    return importlib.util.find_spec("vertebra_kernels") is not None
+
+
+def import_kernels() -> Any:
+    """Import the package.
+
+    Raises:
+        MissingExtraError: it is not installed.
+        EngineError: its library cannot be loaded on this machine.
+    """
+    with require_extra("kernels", "the engine kernels"):
+        try:
+            import vertebra_kernels
+        except OSError as error:
+            raise EngineError(
+                f"the library of vertebra-kernels cannot be loaded ({first_line(error)}). {_ADVICE}"
+            ) from error
+    return vertebra_kernels
+
+
+class KernelsEngine:
+    """The kernels on the CPU: each lane has threads and memory for activations of its own."""
+
+    name = "kernels"
+
+    def __init__(self, path: Path, card: Card, plan: Plan) -> None:
+        if not installed():
+            raise MissingExtraError("the engine kernels", "kernels")
+        packed = packed_file(path, card)
+        try:
+            self._open(packed, plan)
+        except EngineError:
+            if read_sidecar(packed, thorough=True) is not None:
+                raise
+            packed.unlink(missing_ok=True)
+            self._open(packed_file(path, card), plan)
+
+    def _open(self, packed: Path, plan: Plan) -> None:
+        kernels = import_kernels()
+        self.lanes = plan.lanes
+        try:
+            with packed.open("rb") as file:
+                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._networks = [kernels.Network(content, plan.threads) for _ in range(plan.lanes)]
+        except (OSError, ValueError, MemoryError) as error:
+            raise EngineError(f"{packed} cannot be loaded ({first_line(error)}). {_ADVICE}") from error
+
+    def run(self, batch: Pixels, outputs: Sequence[str] = (PROBABILITIES,), lane: int = 0) -> list[FloatArray]:
+        """uint8 (N, H, W, 3) → the named outputs, each float32 (N, …)."""
+        try:
+            found: list[FloatArray] = self._networks[lane].run(np.ascontiguousarray(batch), tuple(outputs))
+        except (ValueError, MemoryError) as error:
+            raise EngineError(f"the kernels cannot run {len(batch)} images ({first_line(error)}). {_ADVICE}") from error
+        return found
+
+
+class _Unverified(KernelsEngine):
+    """The engine on a packed file that is not verified yet."""
+
+    def __init__(self, packed: Path, plan: Plan) -> None:
+        self._open(packed, plan)
+
+
+def packed_file(path: Path, card: Card) -> Path:
+    """Return the packed form of a file, from the cache or packed and verified now.
+
+    Raises:
+        EngineError: the kernels cannot run the file, or give other outputs than ONNX Runtime.
+    """
+    from importlib import metadata
+
+    kernels = import_kernels()
+
+    def pack(model: Path, target: Path) -> None:
+        target.write_bytes(_pack(kernels, model, card))
+
+    def unverified(packed: Path) -> list[KernelsEngine]:
+        return [_Unverified(packed, Plan("kernels", threads=threads)) for threads in (1, 2)]
+
+    version = f"{metadata.version('vertebra-kernels')}-{kernels.instruction_set()}"
+    # Other orders of summing stay ten times below both tolerances.
+    return converted(path, card, ConvertedForm("kernels", version, pack, unverified, 1e-4, 1e-4))
+
+
+def _pack(kernels: Any, model: Path, card: Card) -> bytes:
+    """Return the plan and the packed weights of an ONNX file."""
+    from .onnx_graph import read_graph
+
+    try:
+        found = read_graph(model)
+        if found.inputs != (INPUT,) or not set(OUTPUTS) <= set(found.outputs):
+            raise ValueError(f"inputs {', '.join(found.inputs)}; outputs {', '.join(found.outputs)}")
+        nodes = [kernels.Node(node.op, node.inputs, node.outputs, node.attributes) for node in found.nodes]
+        size = card.preprocessing.crop_size
+        graph = kernels.Graph(nodes, found.constants, INPUT, {name: name for name in OUTPUTS}, (size, size))
+        packed: bytes = kernels.pack(graph)
+    except ValueError as error:  # UnsupportedGraph is one
+        raise EngineError(f"the kernels cannot run {model}: {first_line(error)}. {_ADVICE}") from error
+    return packed
