@@ -61,8 +61,13 @@ $(VENV)/.stamp-docs: pyproject.toml | $(BIN)/python
 	$(PIP) --editable '.[docs]'
 	@touch $@
 
+# The kernels are built with the system's C compiler; without one the engine is missing, and its tests are left out.
+$(VENV)/.stamp-kernels: $(wildcard kernels/*.t* kernels/src/* kernels/vertebra_kernels/*.py) $(VENV)/.stamp-test
+	@$(PIP) ./kernels || echo "The kernels were not built, which takes a C compiler (gcc): their tests are left out."
+	@touch $@
+
 # Imports what the tests import, which leaves its bytecode to their processes; with `make -j 2` beside mypy.
-$(VENV)/.stamp-bytecode: $(VENV)/.stamp-test
+$(VENV)/.stamp-bytecode: $(VENV)/.stamp-test $(VENV)/.stamp-kernels
 	@$(BIN)/pytest --collect-only -q >/dev/null 2>&1 || true
 	@touch $@
 
@@ -111,7 +116,7 @@ suite: programs $(VENV)/.stamp-bytecode
 documentation: lint  # when all is installed: two of pip would be in each other's way
 	@$(MAKE) --no-print-directory docs
 
-slow: $(VENV)/.stamp-slow programs
+slow: $(VENV)/.stamp-slow $(VENV)/.stamp-kernels programs
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m slow
 
 # Warnings are errors; `make -j 2` builds both editions at once.

@@ -9,7 +9,7 @@ import pytest
 
 from vertebra.cache import cache_dir
 from vertebra.runtime import autotune as module
-from vertebra.runtime import mnn_engine
+from vertebra.runtime import kernels_engine, mnn_engine
 from vertebra.runtime.autotune import PlanTiming, candidate_plans, default_plan, fastest_plan, measure, select_fastest
 from vertebra.runtime.engine import EngineError, Plan
 from vertebra.runtime.predictor import Predictor
@@ -21,6 +21,7 @@ MNN = Plan("mnn", 1, 2)
 @pytest.fixture(autouse=True)
 def _fresh_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(kernels_engine, "installed", lambda: False)
 
 
 @pytest.fixture
@@ -52,6 +53,9 @@ def test_candidates(monkeypatch):
     assert [plan.engine for plan in candidate_plans(1, 2, "onnxruntime")] == ["onnxruntime"]
     monkeypatch.setattr(mnn_engine, "installed", lambda: False)
     assert [plan.engine for plan in candidate_plans(1, 2)] == ["onnxruntime"]
+    monkeypatch.setattr(kernels_engine, "installed", lambda: True)
+    assert [plan.engine for plan in candidate_plans(1, 2)] == ["onnxruntime", "kernels"]
+    assert [plan.engine for plan in candidate_plans(1, 2, "kernels")] == ["kernels"]
 
 
 def test_loading_counts_for_few_and_not_for_many():

@@ -111,18 +111,27 @@ def packed_file(path: Path, card: Card) -> Path:
     return converted(path, card, ConvertedForm("kernels", version, pack, unverified, 1e-4, 1e-4))
 
 
-def _pack(kernels: Any, model: Path, card: Card) -> bytes:
-    """Return the plan and the packed weights of an ONNX file."""
+def network_graph(path: Path, card: Card) -> Any:
+    """Return the `vertebra_kernels.Graph` of an ONNX file.
+
+    Raises:
+        ValueError: it cannot be read, or has other inputs or outputs than an exported file.
+    """
     from .onnx_graph import read_graph
 
+    kernels = import_kernels()
+    found = read_graph(path)
+    if found.inputs != (INPUT,) or not set(OUTPUTS) <= set(found.outputs):
+        raise ValueError(f"inputs {', '.join(found.inputs)}; outputs {', '.join(found.outputs)}")
+    nodes = [kernels.Node(node.op, node.inputs, node.outputs, node.attributes) for node in found.nodes]
+    size = card.preprocessing.crop_size
+    return kernels.Graph(nodes, found.constants, INPUT, {name: name for name in OUTPUTS}, (size, size))
+
+
+def _pack(kernels: Any, model: Path, card: Card) -> bytes:
+    """Return the plan and the packed weights of an ONNX file."""
     try:
-        found = read_graph(model)
-        if found.inputs != (INPUT,) or not set(OUTPUTS) <= set(found.outputs):
-            raise ValueError(f"inputs {', '.join(found.inputs)}; outputs {', '.join(found.outputs)}")
-        nodes = [kernels.Node(node.op, node.inputs, node.outputs, node.attributes) for node in found.nodes]
-        size = card.preprocessing.crop_size
-        graph = kernels.Graph(nodes, found.constants, INPUT, {name: name for name in OUTPUTS}, (size, size))
-        packed: bytes = kernels.pack(graph)
+        packed: bytes = kernels.pack(network_graph(model, card))
     except ValueError as error:  # UnsupportedGraph is one
         raise EngineError(f"the kernels cannot run {model}: {first_line(error)}. {_ADVICE}") from error
     return packed

@@ -1,0 +1,164 @@
+"""The engine kernels through the command, beside ONNX Runtime on the same files."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vertebra import cache
+from vertebra.card import Preprocessing, read_card
+from vertebra.cli import main
+from vertebra.errors import VertebraWarning
+from vertebra.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from vertebra.runtime import kernels_engine
+from vertebra.runtime.autotune import candidate_plans, measure
+from vertebra.runtime.engine import OUTPUTS, EngineError, Plan
+from vertebra.runtime.engine_runner import Runner, open_engine
+from vertebra.runtime.predictor import Predictor
+
+pytestmark = pytest.mark.skipif(not kernels_engine.installed(), reason="vertebra-kernels is not installed")
+NETWORKS = {"mobilenet_v2": {"width_mult": 0.35}, "efficientnet_lite0": {}, "efficientnet_b0": {}}
+SIZE = 96
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def model(request, once):
+    """An exported network with random weights, whose batch norms have seen photos."""
+
+    def make(folder):
+        import torch
+
+        from vertebra.export import export
+        from vertebra.models import create_model
+
+        torch.manual_seed(0)
+        network = create_model(request.param, num_classes=5, **NETWORKS[request.param])
+        norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+        for norm in norms:
+            norm.momentum = None
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+
+        def pixels(count):
+            return (torch.from_numpy(images(count)).permute(0, 3, 1, 2) / 255 - mean) / std
+
+        with torch.no_grad():
+            network.train()(pixels(32))
+            network.eval().double()
+            for count in (1, 9, 2):
+                features = network.forward_features(pixels(count).double())
+                embedding = network.forward_embedding(features)
+                exact = network.forward_head(features).softmax(1), embedding, features
+                np.savez(folder / f"{count}.npz", *exact)
+            network.float()
+        export(
+            network.eval(), folder / "m.onnx", architecture=request.param, classes=list("abcde"),
+            preprocessing=Preprocessing(crop_size=SIZE, resize_size=SIZE),
+        )  # fmt: skip
+
+    return once(f"kernels-{request.param}", make) / "m.onnx"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "_warned", set())
+
+
+@pytest.fixture
+def photo(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE + 8, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    return str(tmp_path / "a.png")
+
+
+@pytest.fixture
+def vertebra(capsys):
+    """Call it with arguments; exit code, output and errors come back."""
+
+    def run(*arguments):
+        code = main([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def images(count):
+    return np.random.default_rng(count).integers(0, 256, (count, SIZE, SIZE, 3), np.uint8)
+
+
+def test_predict_says_what_onnxruntime_says(vertebra, model, photo):
+    answers = {}
+    for engine in ("kernels", "onnxruntime"):
+        code, out, err = vertebra("predict", photo, "--model", model, "--engine", engine, "--json", "--embed")
+        assert code == 0, err
+        (answers[engine],) = json.loads(out)
+    one, other = (answers[engine] for engine in ("kernels", "onnxruntime"))
+    assert [p["class"] for p in one["predictions"]] == [p["class"] for p in other["predictions"]]
+    scale = np.abs(other["embedding"]).max()
+    np.testing.assert_allclose(np.array(one["embedding"]) / scale, np.array(other["embedding"]) / scale, atol=3e-5)
+
+
+@pytest.mark.parametrize("plan", [Plan("kernels", 1, 1), Plan("kernels", 1, 3), Plan("kernels", 2, 1, 2)])
+def test_no_less_exact_than_onnxruntime_on_lanes_and_threads(model, plan):
+    """Rounding grows through fifty layers of random weights: both are compared with float64."""
+    runner = Runner(open_engine(model, read_card(model), plan), plan)
+    reference = open_engine(model, read_card(model), Plan())
+    for count in (1, 9, 2):
+        exact = np.load(model.with_name(f"{count}.npz")).values()
+        found, usual = (
+            [np.abs(one - other).max() / np.abs(other).max() for one, other in zip(outputs, exact, strict=True)]
+            for outputs in (runner.run(images(count), OUTPUTS), reference.run(images(count), OUTPUTS))
+        )
+        assert max(found) < 2 * max(usual) < 1e-4
+    runner.close()
+
+
+def test_what_the_planner_does_not_know(vertebra, tiny_model, photo):
+    for _ in range(2):  # the second time from the cache
+        code, _, err = vertebra("predict", photo, "--model", tiny_model, "--engine", "kernels")
+        assert code == 1
+        assert f"the kernels cannot run {tiny_model}: " in err and err.endswith("Use --engine onnxruntime.\n")
+    assert vertebra("predict", photo, "--model", tiny_model)[0] == 0
+
+
+def test_auto_leaves_out_what_cannot_run(tiny_model):
+    plans = [plan for plan in candidate_plans(1, 1) if plan.engine in ("onnxruntime", "kernels")]
+    assert [plan.engine for plan in plans] == ["onnxruntime", "kernels"]
+    assert [timing.plan.engine for timing in measure(tiny_model, plans, 1)] == ["onnxruntime"]
+
+
+def test_trusted_only_after_a_comparison(model, monkeypatch):
+    run = kernels_engine.KernelsEngine.run
+    monkeypatch.setattr(kernels_engine.KernelsEngine, "run", lambda *given: [value * 1.001 for value in run(*given)])
+    with pytest.raises(EngineError, match=r"kernels and onnxruntime differ by .* in the (probabilities|embedding)"):
+        open_engine(model, read_card(model), Plan("kernels"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "emptied", "flipped"])
+def test_a_damaged_packed_file_is_made_again(model, photo, damage):
+    expected = Predictor(model, engine="kernels").predict(photo)
+    (path,) = (cache.cache_dir() / "kernels").glob("*.kernels")
+    content = path.read_bytes()
+    flipped = content[:-900] + bytes(b ^ 255 for b in content[-900:])
+    path.write_bytes({"cut": content[:-100], "emptied": b"", "flipped": flipped}[damage])
+    with pytest.warns(VertebraWarning, match="damaged"):
+        found = Predictor(model, engine="kernels").predict(photo)
+    assert found.predictions == expected.predictions
+    assert path.read_bytes() == content
+
+
+def test_a_forked_process_predicts(model, photo):
+    predictor = Predictor(model, engine="kernels", threads=2)
+    expected = predictor.predict(photo).predictions
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        found = predictor.predict(photo).predictions
+        os.write(writer, json.dumps([entry["class"] for entry in found]).encode())
+        os._exit(0)
+    os.close(writer)
+    assert os.waitpid(child, 0)[1] == 0
+    with os.fdopen(reader) as answer:
+        assert json.load(answer) == [entry["class"] for entry in expected]
