@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from vertebra.cli import main
 from vertebra.errors import VertebraWarning
 from vertebra.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from vertebra.runtime import kernels_engine
-from vertebra.runtime.autotune import candidate_plans, measure
+from vertebra.runtime.autotune import beside_kernels, candidate_plans, measure
 from vertebra.runtime.engine import OUTPUTS, EngineError, Plan
 from vertebra.runtime.engine_runner import Runner, open_engine
+from vertebra.runtime.onnxruntime_engine import OnnxRuntimeEngine
 from vertebra.runtime.predictor import Predictor
 
 pytestmark = pytest.mark.skipif(not kernels_engine.installed(), reason="vertebra-kernels is not installed")
@@ -127,6 +129,28 @@ def test_auto_leaves_out_what_cannot_run(tiny_model):
     plans = [plan for plan in candidate_plans(1, 1) if plan.engine in ("onnxruntime", "kernels")]
     assert [plan.engine for plan in plans] == ["onnxruntime", "kernels"]
     assert [timing.plan.engine for timing in measure(tiny_model, plans, 1)] == ["onnxruntime"]
+
+
+def slowed(run, clock, seconds):
+    def slow(*arguments):
+        clock[0] += seconds
+        return run(*arguments)
+
+    return slow
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [({"kernels": 1, "onnxruntime": 2}, "kernels"), ({}, "onnxruntime")])
+def test_taken_for_many_photos_where_faster(model, monkeypatch, seconds, expected):
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    for kind in (kernels_engine.KernelsEngine, OnnxRuntimeEngine):
+        monkeypatch.setattr(kind, "run", slowed(kind.run, clock, seconds.get(kind.name, 1)))
+    plan = Plan("onnxruntime", 2, 1, 4)
+    assert beside_kernels(model, plan) == replace(plan, engine=expected)
+
+
+def test_not_taken_for_what_they_cannot_run(tiny_model):
+    assert beside_kernels(tiny_model, Plan("onnxruntime", 2, 1, 4)).engine == "onnxruntime"
 
 
 def test_trusted_only_after_a_comparison(model, monkeypatch):
