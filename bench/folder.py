@@ -33,10 +33,10 @@ def photos(count: int = COUNT) -> list[str]:
     return found[:: len(found) // count][:count]
 
 
-def with_vertebra(paths: list[str], model: str) -> dict[str, Any]:
+def with_vertebra(paths: list[str], model: str, engine: str = "auto") -> dict[str, Any]:
     import vertebra
 
-    network = vertebra.load(model)
+    network = vertebra.load(model, engine=engine)
     plan = network.runner(network.batch, tune=True).plan
     network.probabilities(_trial(network, 16))  # every lane awake
     start = time.perf_counter()
