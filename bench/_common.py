@@ -13,7 +13,9 @@ import os
 import platform
 import re
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -54,6 +56,19 @@ def summary(values: Sequence[float], scale: float = 1.0, digits: int = 2) -> dic
         "min": round(min(values) * scale, digits),
         "max": round(max(values) * scale, digits),
     }
+
+
+def in_a_process(*arguments: object, environment: Mapping[str, str] | None = None) -> tuple[Any, float]:
+    """Run this benchmark with `--one` and these arguments; the JSON of its last line, and its peak memory in MB."""
+    command = [sys.executable, str(sys.modules["__main__"].__file__), "--one", *map(str, arguments)]
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, stdout=output, env={**os.environ, **(environment or {})})
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if status:
+            raise SystemExit(f"{' '.join(command)} failed")
+        output.seek(0)
+        return json.loads(output.read().splitlines()[-1]), usage.ru_maxrss * 1024 / 1e6
 
 
 def machine() -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A training step of DenseNet-121 with and without `memory_efficient`: time and peak memory, beside torchvision.
 
-"Recomputed" is memory_efficient layer by layer, by torch's checkpointing, as it is done on a GPU.
+"Kernels" is as `vertebra train` computes steps with `speed=auto` where there is a C compiler. "Recomputed" is
+memory_efficient layer by layer, by torch's checkpointing, as it is done on a GPU.
 
 Forward, backward and SGD with momentum on random images, channels-last, float32. Each subject runs in processes of its
 own, in turns; all begin with the same weights and images. Vertebra's run with the memory settings of `vertebra train`.
@@ -10,10 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
-import subprocess
-import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -23,11 +21,12 @@ import _common
 
 NETWORK, BATCH, SIZE = "densenet121", 16, 224
 OURS, PEER, EFFICIENT, RECOMPUTED = "Vertebra", "torchvision", ", memory_efficient", ", memory_efficient, recomputed"
-SUBJECTS = (OURS, OURS + EFFICIENT, OURS + RECOMPUTED, PEER, PEER + EFFICIENT)
+KERNELS = ", kernels"
+SUBJECTS = (OURS, OURS + KERNELS, OURS + EFFICIENT, OURS + RECOMPUTED, PEER, PEER + EFFICIENT)
 
 
 def one(subject: str, steps: int) -> dict[str, Any]:
-    """Seconds and losses of the steps of a subject, the first not counted, and the peak of the process's memory."""
+    """Seconds and losses of the steps of a subject; the time of the first step is not counted."""
     import torch
 
     options = {"num_classes": 100, "memory_efficient": EFFICIENT in subject}
@@ -47,6 +46,11 @@ def one(subject: str, steps: int) -> dict[str, Any]:
         )
     torch.manual_seed(0)
     network = build(**options).to(memory_format=torch.channels_last).train()
+    module = network
+    if subject.endswith(KERNELS):
+        from vertebra.cpu_kernels import fuse
+
+        module = fuse(network)
     images = torch.randn(BATCH, 3, SIZE, SIZE).to(memory_format=torch.channels_last)
     labels = torch.arange(BATCH)
     optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9, fused=True)
@@ -54,30 +58,22 @@ def one(subject: str, steps: int) -> dict[str, Any]:
     with contexts[0], contexts[1]:
         for _ in range(1 + steps):
             start = time.perf_counter()
-            loss = torch.nn.functional.cross_entropy(network(images), labels)
+            loss = torch.nn.functional.cross_entropy(module(images), labels)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
             seconds.append(time.perf_counter() - start)
             losses.append(loss.item())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    return {"seconds": seconds[1:], "losses": losses, "memory_mb": peak}
-
-
-def in_a_process(subject: str, steps: int) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, __file__, "--one", subject, "--steps", str(steps)], check=True, capture_output=True, text=True
-    )
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(f"{subject}: {statistics.median(found['seconds']):.2f} s, {found['memory_mb']:.0f} MB", flush=True)
-    return found
+    return {"seconds": seconds[1:], "losses": losses}
 
 
 def measure(turns: int, steps: int) -> Path:
     runs: dict[str, list[dict[str, Any]]] = {subject: [] for subject in SUBJECTS}
     for turn in range(turns):
         for subject in SUBJECTS[:: 1 if turn % 2 == 0 else -1]:
-            runs[subject].append(in_a_process(subject, steps))
+            run, memory = _common.in_a_process(subject, steps)
+            runs[subject].append({**run, "memory_mb": memory})
+            print(f"{subject}: {statistics.median(run['seconds']):.2f} s, {memory:.0f} MB", flush=True)
     rows = {
         subject: {
             "step": _common.summary([second for run in found for second in run["seconds"]], digits=3),
@@ -117,10 +113,10 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=2, help="turns of each subject (default 2)")
     parser.add_argument("--steps", type=int, default=4, help="timed steps of a turn (default 4)")
     parser.add_argument("--table", action="store_true", help="only make the table in the docs again from the JSON")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(one(options.one, options.steps)))
+        print(json.dumps(one(options.one[0], int(options.one[1]))))
         return
     if not options.table:
         measure(options.n, options.steps)

@@ -78,11 +78,9 @@ def epochs(network: str, kind: str, count: int, folder: Path) -> list[float]:
     return [record["images_per_second"] for record in read_log(folder) if "val_accuracy" in record]
 
 
-def in_a_process(network: str, kind: str, count: int, folder: Path) -> list[float]:
-    command = [sys.executable, __file__, "--one", network, kind, str(count), str(folder)]
-    environment = {**os.environ, "VERTEBRA_CACHE": str(folder.parent / f"{folder.name}-cache")}
-    output = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True).stdout
-    rates: list[float] = json.loads(output.splitlines()[-1])
+def rates_in_a_process(network: str, kind: str, count: int, folder: Path) -> list[float]:
+    cache = {"VERTEBRA_CACHE": str(folder.parent / f"{folder.name}-cache")}
+    rates: list[float] = _common.in_a_process(network, kind, count, folder, environment=cache)[0]
     return rates
 
 
@@ -109,9 +107,9 @@ def speed(networks: list[str], turns: int) -> dict[str, Any]:
             for turn in range(turns):
                 for kind in ("torch", "new"):
                     rates[kind].append(
-                        in_a_process(network, kind, count, Path(scratch, f"{network}-{turn}-{kind}"))[-1]
+                        rates_in_a_process(network, kind, count, Path(scratch, f"{network}-{turn}-{kind}"))[-1]
                     )
-                first, *later = in_a_process(network, "views", count, Path(scratch, f"{network}-{turn}-views"))
+                first, *later = rates_in_a_process(network, "views", count, Path(scratch, f"{network}-{turn}-views"))
                 rates["fill"].append(first)
                 rates["kept"].append(statistics.fmean(later))
             built = create_model(network, weights=None)

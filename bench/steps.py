@@ -10,9 +10,7 @@ import argparse
 import contextlib
 import itertools
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -134,17 +132,6 @@ SUBJECTS = {"vertebra": vertebra, "torch": torch_loop}
 WORKERS = {"vertebra": (0,), "torch": (1, 2)}  # the trainer chooses for itself
 
 
-def in_a_process(subject: str, network: str, steps: int, workers: int, batch: int) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--one", subject, network, *map(str, (steps, workers, batch))]
-    with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(command, stdout=output)
-        _, status, usage = os.wait4(process.pid, 0)
-        if status:
-            raise SystemExit(f"{' '.join(command)} failed")
-        output.seek(0)
-        return {"seconds": json.loads(output.read().splitlines()[-1]), "memory_mb": usage.ru_maxrss * 1024 / 1e6}
-
-
 def compare(
     network: str,
     turns: int,
@@ -158,8 +145,8 @@ def compare(
     for _ in range(turns):
         for subject in SUBJECTS:
             for workers in choices[subject]:
-                run = in_a_process(subject, network, steps, workers, batch)
-                found.setdefault((subject, workers), []).append(run)
+                seconds, memory = _common.in_a_process(subject, network, steps, workers, batch)
+                found.setdefault((subject, workers), []).append({"seconds": seconds, "memory_mb": memory})
     entries: dict[str, Any] = {}
     for (subject, workers), runs in found.items():
         rates = [batch / middle(run["seconds"]) for run in runs]
