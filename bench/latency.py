@@ -88,7 +88,8 @@ def ncnn(files: NetworkFiles, batch: int, threads: int) -> PreparedBackend:
 
 
 BACKENDS = {
-    **{name: backend for name, backend in bench.BACKENDS.items() if name != "mnn"},
+    # The kernels are Vertebra's own, and no peer: bench/kernels.py has them.
+    **{name: backend for name, backend in bench.BACKENDS.items() if name not in ("mnn", "kernels")},
     "openvino": Backend(openvino, ("openvino",)),
     "mnn": bench.BACKENDS["mnn"],
     "ncnn": Backend(ncnn, ("ncnn", "pnnx")),

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from vertebra import cache
+from vertebra.bench import compare, find_backends
 from vertebra.card import Preprocessing, read_card
 from vertebra.cli import main
 from vertebra.errors import VertebraWarning
@@ -23,6 +24,7 @@ from vertebra.runtime.predictor import Predictor
 pytestmark = pytest.mark.skipif(not kernels_engine.installed(), reason="vertebra-kernels is not installed")
 NETWORKS = {"mobilenet_v2": {"width_mult": 0.35}, "efficientnet_lite0": {}, "efficientnet_b0": {}}
 SIZE = 96
+QUICK = {"batches": (2,), "turns": 1, "seconds": 0.01, "threads": 1}
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
@@ -151,6 +153,16 @@ def test_taken_for_many_photos_where_faster(model, monkeypatch, seconds, expecte
 
 def test_not_taken_for_what_they_cannot_run(tiny_model):
     assert beside_kernels(tiny_model, Plan("onnxruntime", 2, 1, 4)).engine == "onnxruntime"
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_bench_times_them_or_says_why_not(model, tiny_model, known):
+    found = list(compare([str(model if known else tiny_model)], find_backends(["onnxruntime", "kernels"]), **QUICK))
+    assert [timing.backend for timing in found] == ["onnxruntime", "kernels"]
+    if known:
+        assert found[1].error is None and found[1].median_ms > 0 and "vertebra-kernels" in found[1].detail
+    else:
+        assert f"the kernels cannot run {tiny_model}: " in found[1].error
 
 
 def test_trusted_only_after_a_comparison(model, monkeypatch):

@@ -116,6 +116,17 @@ def mnn(files: NetworkFiles, batch: int, threads: int) -> PreparedBackend:
     return run, f"MNN {library.version()}"
 
 
+def kernels(files: NetworkFiles, batch: int, threads: int) -> PreparedBackend:
+    """Vertebra's fused kernels with all threads in one call; an EngineError for networks that they do not know."""
+    from vertebra.card import read_card
+    from vertebra.runtime.engine import Plan, engine_version
+    from vertebra.runtime.engine_runner import open_engine
+
+    path, plan = Path(files.exported), Plan("kernels", threads=threads, micro_batch=batch)
+    engine = open_engine(path, read_card(path), plan)
+    return lambda pixels: engine.run(pixels)[0], engine_version(plan).partition(",")[0]
+
+
 def mean_and_std(preprocessing: Preprocessing) -> tuple[list[float], list[float]]:
     """Mean and standard deviation for values from 0 to 255."""
     return [255 * value for value in preprocessing.mean], [255 * value for value in preprocessing.std]
@@ -129,6 +140,7 @@ BACKENDS: Mapping[str, Backend] = {
     "torch-compiled": Backend(partial(torch, channels_last=True, compiled=True), ("torch",)),
     "onnxruntime": Backend(onnxruntime),
     "mnn": Backend(mnn, ("MNN",)),
+    "kernels": Backend(kernels, ("vertebra_kernels",)),
 }
 # Engines that only bench/latency.py times.
 SCRIPT_ONLY = ("openvino", "ncnn")
