@@ -49,16 +49,13 @@ static void sum_rows(const Pass *pass, Rows *add, double *totals, float *sums) {
         for (Index c = 0; c < size; c++) totals[c] += totals[thread * size + c];
 }
 
-/* Write all rows, those first that sum_rows has read last: they are still in the cache. */
 static void write_rows(const Pass *pass, Rows *write) {
 #pragma omp parallel num_threads(pass->threads)
     {
         int thread = omp_get_thread_num();
-        Index first = first_row(pass, thread);
-        for (Index end = first_row(pass, thread + 1); end > first; end -= BLOCK) {
-            Index row = end - BLOCK > first ? end - BLOCK : first;
-            write(pass, row * pass->channels, end - row, 0);
-        }
+        Index end = first_row(pass, thread + 1);
+        for (Index row = first_row(pass, thread); row < end; row += BLOCK)
+            write(pass, row * pass->channels, end - row < BLOCK ? end - row : BLOCK, 0);
     }
 }
 
@@ -135,40 +132,30 @@ void batch_norm_forward(const float *x, const float *shortcut, Index rows, Index
     write_rows(&pass, write_values);
 }
 
-/* Sums of dz and dz·(x - mean), where dz is the gradient of the normalised value, of `rows` rows; z is y if given. */
-INLINE void add_gradients(const float *restrict x, const float *restrict y, const float *restrict dy,
-                          const Pass *pass, float *restrict sums, const int rows, const int activation) {
+/* Sums of dz and dz·(x - mean), where dz is the gradient of the normalised value. Several rows at a time, as in
+ * sum_values, took up to a quarter longer. */
+INLINE void add_gradient_rows(const Pass *pass, Index at, Index count, float *sums, const int activation) {
     Index channels = pass->channels;
+    const float *restrict x = pass->x + at, *restrict dy = pass->dy + at, *restrict y = pass->y ? pass->y + at : 0;
     const float *restrict mean = pass->mean, *restrict scale = pass->scale, *restrict shift = pass->shift;
     float *restrict sum = sums, *restrict product = sums + channels;
+    for (Index row = 0; row < count; row++, x += channels, dy += channels) {
+        if (y) {
 #pragma omp simd
-    for (Index c = 0; c < channels; c++) {
-        float dz_sum = 0, dz_product = 0;
-#pragma GCC unroll 4
-        for (int row = 0; row < rows; row++) {
-            Index i = row * channels + c;
-            float z = y ? y[i] : x[i] * scale[c] + shift[c];
-            float dz = input_gradient(z, dy[i], activation);
-            dz_sum += dz;
-            dz_product += dz * (x[i] - mean[c]);
+            for (Index c = 0; c < channels; c++) {
+                float dz = input_gradient(y[c], dy[c], activation);
+                sum[c] += dz;
+                product[c] += dz * (x[c] - mean[c]);
+            }
+            y += channels;
+        } else {
+#pragma omp simd
+            for (Index c = 0; c < channels; c++) {
+                float dz = input_gradient(x[c] * scale[c] + shift[c], dy[c], activation);
+                sum[c] += dz;
+                product[c] += dz * (x[c] - mean[c]);
+            }
         }
-        sum[c] += dz_sum;
-        product[c] += dz_product;
-    }
-}
-
-INLINE void add_gradient_rows(const Pass *pass, Index at, Index count, float *sums, const int activation) {
-    enum { ROWS = 4 };
-    Index channels = pass->channels, row = 0;
-    const float *x = pass->x + at, *y = pass->y ? pass->y + at : 0, *dy = pass->dy + at;
-    for (; row < count; ) {
-        Index i = row * channels;
-        int many = row + ROWS <= count;
-        if (many && y) add_gradients(x + i, y + i, dy + i, pass, sums, ROWS, activation);
-        else if (many) add_gradients(x + i, 0, dy + i, pass, sums, ROWS, activation);
-        else if (y) add_gradients(x + i, y + i, dy + i, pass, sums, 1, activation);
-        else add_gradients(x + i, 0, dy + i, pass, sums, 1, activation);
-        row += many ? ROWS : 1;
     }
 }
 
