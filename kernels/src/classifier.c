@@ -1,8 +1,6 @@
 /* The last convolution with its global average, and the classifier. */
 #include "walk.h"
 
-static const ptrdiff_t one_group[1] = {0};
-
 /* Threads split the channels. Some blocks of the map are computed, averaged, and forgotten unless they are asked for. */
 void vk_head(const struct vk_walk *walk, const struct vk_step *step, const float *in, float *embedding,
              float *features) {
@@ -12,12 +10,7 @@ void vk_head(const struct vk_walk *walk, const struct vk_step *step, const float
     for (int b = vk_share(blocks, walk->rank, walk->members), some; b < last; b += some) {
         some = vk_next_blocks(last - b);
         struct vk_product product = vk_product_of(walk, &step->expand, b, some, 0);
-        product.in = in;
-        product.in_row_stride = step->channels;
-        product.group_offsets = one_group;
-        product.groups = 1;
-        product.group_size = step->channels;
-        product.rows = positions;
+        vk_read_rows(&product, in, step->channels, positions);
         product.out = map;
         product.out_block_stride = (ptrdiff_t)positions * VK_BLOCK;
         product.out_offsets = walk->column_offsets;
@@ -42,12 +35,7 @@ void vk_classifier(const struct vk_walk *walk, const struct vk_step *step, const
     const int first = vk_share(blocks, walk->rank, walk->members), last = vk_share(blocks, walk->rank + 1, walk->members);
     const int half = step->expand.outputs % VK_BLOCK != 0 && walk->rank == walk->members - 1;
     struct vk_product product = vk_product_of(walk, &step->expand, first, last - first, half);
-    product.in = embeddings;
-    product.in_row_stride = step->channels;
-    product.group_offsets = one_group;
-    product.groups = 1;
-    product.group_size = step->channels;
-    product.rows = rows;
+    vk_read_rows(&product, embeddings, step->channels, rows);
     product.out = out + first * VK_BLOCK;
     product.out_row_stride = step->expand.outputs;
     product.out_block_stride = VK_BLOCK;

@@ -13,7 +13,6 @@
 
 #include <string.h>
 
-static const ptrdiff_t one_group[1] = {0};
 static const int32_t first_position[1] = {0};
 
 static void depthwise_row(const struct vk_walk *walk, const struct vk_step *step, int block, const float *const *rows,
@@ -50,12 +49,7 @@ static void expand(const struct vk_walk *walk, const struct vk_step *step, const
         return;
     }
     struct vk_product product = vk_product_of(walk, &step->expand, block, blocks, 0);
-    product.in = in;
-    product.in_row_stride = step->channels;
-    product.group_offsets = one_group;
-    product.groups = 1;
-    product.group_size = step->channels;
-    product.rows = positions;
+    vk_read_rows(&product, in, step->channels, positions);
     product.out = out;
     product.out_block_stride = block_stride;
     product.out_offsets = offsets;
@@ -73,21 +67,13 @@ static void squeeze_excitation(const struct vk_walk *walk, const struct vk_step 
         own->pooled[c] = total / count;
     }
     struct vk_product down = vk_product_of(walk, &step->squeeze_down, 0, vk_blocks(step->squeeze), 0);
-    down.in = own->pooled;
-    down.group_offsets = one_group;
-    down.groups = 1;
-    down.group_size = step->hidden;
-    down.rows = 1;
+    vk_read_rows(&down, own->pooled, step->hidden, 1);
     down.out = own->squeezed;
     down.out_block_stride = VK_BLOCK;
     down.out_offsets = first_position;
     walk->kernels->multiply(&down);
     struct vk_product up = vk_product_of(walk, &step->squeeze_up, first, last - first, 0);
-    up.in = own->squeezed;
-    up.group_offsets = one_group;
-    up.groups = 1;
-    up.group_size = step->squeeze;
-    up.rows = 1;
+    vk_read_rows(&up, own->squeezed, step->squeeze, 1);
     up.out = own->gates + first * VK_BLOCK;
     up.out_block_stride = VK_BLOCK;
     walk->kernels->multiply(&up);

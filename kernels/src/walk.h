@@ -62,6 +62,17 @@ static inline struct vk_product vk_product_of(const struct vk_walk *walk, const 
     };
 }
 
+/* The product reads `rows` rows of `inputs` floats, one after another. */
+static inline void vk_read_rows(struct vk_product *product, const float *in, int inputs, int rows) {
+    static const ptrdiff_t one_group[1] = {0};
+    product->in = in;
+    product->in_row_stride = inputs;
+    product->group_offsets = one_group;
+    product->groups = 1;
+    product->group_size = inputs;
+    product->rows = rows;
+}
+
 /* The padded width and height of the depthwise convolution's input. */
 static inline int vk_padded(int size, int pad, int out, const struct vk_step *step) {
     return vk_largest(size + pad, (out - 1) * step->stride + step->kernel);

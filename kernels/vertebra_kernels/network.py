@@ -11,8 +11,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from vertebra_kernels.library import library
 from vertebra_kernels.packing import output_kinds
+from vertebra_kernels.shared_library import shared_library
 
 Array: TypeAlias = NDArray[np.float32]
 
@@ -37,11 +37,11 @@ class Network:
         if block.ctypes.data % 8:
             block = block.copy()
         handle = ctypes.c_void_p()
-        _check(library().vk_open(block.ctypes.data, block.size, threads, ctypes.byref(handle)))
+        _check(shared_library().vk_open(block.ctypes.data, block.size, threads, ctypes.byref(handle)))
         self._handle = handle
-        self._finalizer = weakref.finalize(self, library().vk_close, handle)
+        self._finalizer = weakref.finalize(self, shared_library().vk_close, handle)
         sizes = (ctypes.c_int64 * 6)()
-        library().vk_describe(handle, sizes)
+        shared_library().vk_describe(handle, sizes)
         height, width, channels, map_height, map_width, classes = sizes
         shapes = {
             "features": (channels, map_height, map_width),
@@ -76,7 +76,7 @@ class Network:
             if kind not in results:
                 results[kind] = np.empty((len(images), *self.outputs[name]), np.float32)
         pointers = [results[kind].ctypes.data if kind in results else None for kind in _KINDS]
-        _check(library().vk_run(self._handle, images.ctypes.data, len(images), *pointers))
+        _check(shared_library().vk_run(self._handle, images.ctypes.data, len(images), *pointers))
         return [results[self._kinds[name]] for name in outputs]
 
     def close(self) -> None:
@@ -87,5 +87,5 @@ class Network:
 def _check(status: int) -> None:
     if status == 0:
         return
-    message = library().vk_error(status).decode()
+    message = shared_library().vk_error(status).decode()
     raise {6: MemoryError, 7: OSError}.get(status, ValueError)(message)

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vertebra_kernels.graph import Graph
-from vertebra_kernels.library import INSTRUCTION_SETS, instruction_set_number
 from vertebra_kernels.plan import Activation, InvertedResidual, Plan
 from vertebra_kernels.planner import make_plan
+from vertebra_kernels.shared_library import INSTRUCTION_SETS, instruction_set_number
 
 Array: TypeAlias = NDArray[np.float32]
 

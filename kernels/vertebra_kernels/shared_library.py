@@ -11,7 +11,7 @@ _FILE = "libvertebra_kernels.so"
 
 
 @functools.cache
-def library() -> ctypes.CDLL:
+def shared_library() -> ctypes.CDLL:
     """The library with its functions declared; OSError if it is not there or cannot be loaded."""
     loaded = ctypes.CDLL(str(Path(__file__).with_name(_FILE)))
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
@@ -34,7 +34,7 @@ def library() -> ctypes.CDLL:
 
 def instruction_set() -> str:
     """The best of `INSTRUCTION_SETS` that this processor has."""
-    return INSTRUCTION_SETS[::-1][library().vk_best_instruction_set()]
+    return INSTRUCTION_SETS[::-1][shared_library().vk_best_instruction_set()]
 
 
 def instruction_set_number(name: str | None) -> int:
