@@ -11,7 +11,6 @@ from PIL import Image
 from vertebra import cache
 from vertebra.bench import compare, find_backends
 from vertebra.card import Preprocessing, read_card
-from vertebra.cli import main
 from vertebra.errors import VertebraWarning
 from vertebra.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from vertebra.runtime import kernels_engine
@@ -65,7 +64,7 @@ def model(request, once):
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
+def _fresh_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(cache, "_warned", set())
 
@@ -77,17 +76,6 @@ def photo(tmp_path):
     return str(tmp_path / "a.png")
 
 
-@pytest.fixture
-def vertebra(capsys):
-    """Call it with arguments; exit code, output and errors come back."""
-
-    def run(*arguments):
-        code = main([str(argument) for argument in arguments])
-        return code, *capsys.readouterr()
-
-    return run
-
-
 def images(count):
     return np.random.default_rng(count).integers(0, 256, (count, SIZE, SIZE, 3), np.uint8)
 
@@ -95,9 +83,9 @@ def images(count):
 def test_predict_says_what_onnxruntime_says(vertebra, model, photo):
     answers = {}
     for engine in ("kernels", "onnxruntime"):
-        code, out, err = vertebra("predict", photo, "--model", model, "--engine", engine, "--json", "--embed")
-        assert code == 0, err
-        (answers[engine],) = json.loads(out)
+        result = vertebra("predict", photo, "--model", model, "--engine", engine, "--json", "--embed")
+        assert result.code == 0, result.err
+        (answers[engine],) = result.json
     one, other = (answers[engine] for engine in ("kernels", "onnxruntime"))
     assert [p["class"] for p in one["predictions"]] == [p["class"] for p in other["predictions"]]
     scale = np.abs(other["embedding"]).max()
@@ -121,16 +109,22 @@ def test_no_less_exact_than_onnxruntime_on_lanes_and_threads(model, plan):
 
 def test_what_the_planner_does_not_know(vertebra, tiny_model, photo):
     for _ in range(2):  # the second time from the cache
-        code, _, err = vertebra("predict", photo, "--model", tiny_model, "--engine", "kernels")
-        assert code == 1
-        assert f"the kernels cannot run {tiny_model}: " in err and err.endswith("Use --engine onnxruntime.\n")
-    assert vertebra("predict", photo, "--model", tiny_model)[0] == 0
+        result = vertebra("predict", photo, "--model", tiny_model, "--engine", "kernels")
+        assert result.code == 1
+        assert f"the kernels cannot run {tiny_model}: " in result.err
+        assert result.err.endswith("Use --engine onnxruntime.\n")
+    assert vertebra("predict", photo, "--model", tiny_model).code == 0
 
 
 def test_auto_leaves_out_what_cannot_run(tiny_model):
     plans = [plan for plan in candidate_plans(1, 1) if plan.engine in ("onnxruntime", "kernels")]
     assert [plan.engine for plan in plans] == ["onnxruntime", "kernels"]
     assert [timing.plan.engine for timing in measure(tiny_model, plans, 1)] == ["onnxruntime"]
+
+
+def onnxruntime_runner(model):
+    plan = Plan("onnxruntime", 2, 1, 4)
+    return Runner(open_engine(model, read_card(model), plan), plan)
 
 
 def slowed(run, clock, seconds):
@@ -147,12 +141,15 @@ def test_taken_for_many_photos_where_faster(model, monkeypatch, seconds, expecte
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
     for kind in (kernels_engine.KernelsEngine, OnnxRuntimeEngine):
         monkeypatch.setattr(kind, "run", slowed(kind.run, clock, seconds.get(kind.name, 1)))
-    plan = Plan("onnxruntime", 2, 1, 4)
-    assert beside_kernels(model, plan) == replace(plan, engine=expected)
+    runner = onnxruntime_runner(model)
+    found = beside_kernels(model, read_card(model), runner)
+    assert found.plan == replace(runner.plan, engine=expected)
+    assert (found is runner) == (expected == "onnxruntime")
 
 
 def test_not_taken_for_what_they_cannot_run(tiny_model):
-    assert beside_kernels(tiny_model, Plan("onnxruntime", 2, 1, 4)).engine == "onnxruntime"
+    runner = onnxruntime_runner(tiny_model)
+    assert beside_kernels(tiny_model, read_card(tiny_model), runner) is runner
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -64,10 +64,10 @@ def test_attributes_and_left_out_inputs(tmp_path):
 )
 @pytest.mark.parametrize("raw", [False, True])
 def test_constants_however_they_are_written(tmp_path, kind, values, raw):
-    content = np.array(values, helper.tensor_dtype_to_np_dtype(kind)).tobytes() if raw else values
-    constants = [helper.make_tensor("c", kind, [2], content, raw), helper.make_tensor("s", kind, [], content[:1])] if (
-        not raw
-    ) else [helper.make_tensor("c", kind, [2], content, raw)]  # fmt: skip
+    constants = []
+    for name, shape, some in (("c", [2], values), ("s", [], values[:1])):
+        content = np.array(some, helper.tensor_dtype_to_np_dtype(kind)).tobytes() if raw else some
+        constants.append(helper.make_tensor(name, kind, shape, content, raw))
     require_same(save(tmp_path / "m.onnx", constants=constants))
 
 

@@ -29,7 +29,7 @@ from vertebra.progress import Progress, silent
 from vertebra.synthetic_photos import synthetic_photos
 
 from . import kernels_engine, mnn_engine
-from .engine import EngineError, Plan
+from .engine import PACKAGES, EngineError, Plan
 from .engine_runner import Runner, open_engine
 
 # For fewer images, measuring takes longer than it saves: every engine has to be loaded.
@@ -169,27 +169,29 @@ def measure(
     return [best[plan] for plan in plans if plan in best]
 
 
-def beside_kernels(path: Path, plan: Plan) -> Plan:
-    """Return a plan, or the same with the kernels where these are faster here: one second, where `measure` takes 20.
+def beside_kernels(path: Path, card: Card, runner: Runner) -> Runner:
+    """Return a runner of the kernels where they are faster here than the given one, else that.
 
-    For work that is long enough to choose for, and that another process measures no engine for.
+    It takes about a second, where `measure` takes 20: both run in this process, one call after another.
     """
-    if plan.engine == "kernels" or not kernels_engine.installed():
-        return plan
-    card = read_card(path)
-    other = replace(plan, engine="kernels")
-    images = synthetic_photos(plan.micro_batch, card.preprocessing.crop_size)
+    if runner.plan.engine == "kernels" or not kernels_engine.installed():
+        return runner
+    plan = replace(runner.plan, engine="kernels")
     try:
-        engines = {found: open_engine(path, card, replace(found, lanes=1)) for found in (plan, other)}
+        other = Runner(open_engine(path, card, plan), plan)
     except EngineError:  # the kernels do not know the network
-        return plan
-    least = dict.fromkeys(engines, float("inf"))
+        return runner
+    images = synthetic_photos(plan.micro_batch, card.preprocessing.crop_size)
+    least = {runner: float("inf"), other: float("inf")}
     for _ in range(_TURNS):
-        for found, engine in engines.items():
+        for one in least:
             start = time.perf_counter()
-            engine.run(images)
-            least[found] = min(least[found], time.perf_counter() - start)
-    return other if least[other] < least[plan] * _MIN_SPEEDUP_DECODING else plan
+            one.call(images)
+            least[one] = min(least[one], time.perf_counter() - start)
+    if least[other] < least[runner] * _MIN_SPEEDUP_DECODING:
+        return other
+    other.close()
+    return runner
 
 
 def _time_in_subprocess(path: Path, plan: Plan, batch: int, decoding: bool) -> PlanTiming | str:
@@ -280,7 +282,7 @@ def _package_versions() -> dict[str, str]:
     from importlib import metadata
 
     found = {}
-    for package in ("vertebra", "onnxruntime", "MNN", "vertebra-kernels"):
+    for package in ("vertebra", *PACKAGES.values()):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -72,6 +72,22 @@ def converted(model: Path, card: Card, form: ConvertedForm) -> Path:
     return path
 
 
+def load_converted(find: Callable[[], Path], load: Callable[[Path], None]) -> None:
+    """Load the file that `find` returns from the cache or converts; one that is damaged is converted again first.
+
+    Raises:
+        EngineError: it cannot be converted, or an intact file cannot be loaded.
+    """
+    path = find()
+    try:
+        load(path)
+    except EngineError:
+        if read_sidecar(path, thorough=True) is not None:
+            raise
+        path.unlink(missing_ok=True)
+        load(find())
+
+
 def _is_converted(path: Path) -> bool:
     """Whether the converted file is cached and intact; an `EngineError` if it was refused before."""
     if (known := read_json(_refusal_path(path))) is not None:

@@ -19,7 +19,9 @@ from vertebra.pixels import Pixels
 
 FloatArray: TypeAlias = NDArray[np.float32]
 
-ENGINES = ("auto", "onnxruntime", "mnn", "kernels")
+# Engine -> the package that has it.
+PACKAGES = {"onnxruntime": "onnxruntime", "mnn": "MNN", "kernels": "vertebra-kernels"}
+ENGINES = ("auto", *PACKAGES)
 INPUT = "image"
 PROBABILITIES, EMBEDDING, FEATURES = OUTPUTS = ("probabilities", "embedding", "features")
 
@@ -62,7 +64,7 @@ def engine_version(plan: Plan) -> str:
     """Describe what computes the outputs of a plan: other versions round differently."""
     from importlib import metadata
 
-    package = {"mnn": "MNN", "kernels": "vertebra-kernels"}.get(plan.engine, plan.engine)
+    package = PACKAGES[plan.engine]
     try:
         version = metadata.version(package)
     except metadata.PackageNotFoundError:  # other builds of the package have other names

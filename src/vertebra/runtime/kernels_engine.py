@@ -1,7 +1,7 @@
 """The package `vertebra-kernels` as an engine: fused kernels for networks with depthwise convolutions.
 
 The file is planned and its weights are packed on first use; see `converted_file` for how that is verified and cached.
-The packed file is mapped into memory, so all lanes share the weights.
+Each lane copies what it needs of the packed file, which is mapped into memory meanwhile.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from vertebra.cache import read_sidecar
 from vertebra.card import Card
 from vertebra.errors import MissingExtraError, first_line, require_extra
 from vertebra.pixels import Pixels
 
-from .converted_file import ConvertedForm, converted
+from .converted_file import ConvertedForm, converted, load_converted
 from .engine import INPUT, OUTPUTS, PROBABILITIES, EngineError, FloatArray, Plan
 
 _ADVICE = "Use --engine onnxruntime."
@@ -48,21 +47,14 @@ def import_kernels() -> Any:
 
 
 class KernelsEngine:
-    """The kernels on the CPU: each lane has threads and memory for activations of its own."""
+    """The kernels on the CPU: each lane has threads, weights and memory for activations of its own."""
 
     name = "kernels"
 
     def __init__(self, path: Path, card: Card, plan: Plan) -> None:
         if not installed():
             raise MissingExtraError("the engine kernels", "kernels")
-        packed = packed_file(path, card)
-        try:
-            self._open(packed, plan)
-        except EngineError:
-            if read_sidecar(packed, thorough=True) is not None:
-                raise
-            packed.unlink(missing_ok=True)
-            self._open(packed_file(path, card), plan)
+        load_converted(lambda: packed_file(path, card), lambda packed: self._open(packed, plan))
 
     def _open(self, packed: Path, plan: Plan) -> None:
         kernels = import_kernels()

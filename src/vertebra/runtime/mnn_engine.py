@@ -17,13 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from vertebra.cache import read_sidecar
 from vertebra.card import Card
 from vertebra.errors import MissingExtraError, first_line, require_extra
 from vertebra.pixels import Pixels
 
 from . import converted_file
-from .converted_file import ConvertedForm, InterruptedConversionError
+from .converted_file import ConvertedForm, InterruptedConversionError, load_converted
 from .engine import INPUT, PROBABILITIES, EngineError, FloatArray, Plan
 
 # Memory that a 3 × 3 convolution may spend on Winograd's algorithm: large tiles, MNN's own choice and best for batches,
@@ -52,14 +51,7 @@ class MnnEngine:
     def __init__(self, path: Path, card: Card, plan: Plan) -> None:
         if not installed():
             raise MissingExtraError("the engine MNN", "fast")
-        model = converted(path, card)
-        try:
-            self._open(model, plan)
-        except EngineError:
-            if read_sidecar(model, thorough=True) is not None:
-                raise
-            model.unlink(missing_ok=True)
-            self._open(converted(path, card), plan)
+        load_converted(lambda: converted(path, card), lambda model: self._open(model, plan))
 
     def _open(self, model: Path, plan: Plan) -> None:
         global _threads_in

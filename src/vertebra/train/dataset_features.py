@@ -21,7 +21,7 @@ from vertebra.pixels import FIT_VERSION
 from vertebra.progress import Progress, silent
 from vertebra.runtime.autotune import MIN_IMAGES_TO_MEASURE, beside_kernels
 from vertebra.runtime.engine import EMBEDDING, FloatArray, Plan, engine_version
-from vertebra.runtime.engine_runner import Runner, open_engine
+from vertebra.runtime.engine_runner import Runner
 from vertebra.runtime.predictor import Predictor
 
 from .feature_store import FeatureStore
@@ -65,9 +65,7 @@ def compute_features(
     predictor = Predictor(body)
     runner = predictor.runner(predictor.batch)
     if ray is None and len(dataset.photos) >= MIN_IMAGES_TO_MEASURE:
-        plan = beside_kernels(body, runner.plan)
-        if plan != runner.plan:
-            runner = Runner(open_engine(body, predictor.card, plan), plan)
+        runner = beside_kernels(body, predictor.card, runner)
     store = open_feature_store(body, preprocessing, runner.plan)
     features: StoredFeatures | None = None
     try:
