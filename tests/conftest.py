@@ -16,14 +16,15 @@
 - `kernels`: the compiled kernels of `cpu_kernels`; a test that needs them is skipped where there is no C compiler.
 - `s3`: a bucket of the test's own on a server at 127.0.0.1, with the variables that lead there (s3_server.py).
 - `shared_photos`, `browser`: real photos and Chromium; tests that need them are skipped where they are missing.
+- `vertebra(…)`: the command line in this process; its exit code and output come back.
 
-A folder's own conftest.py has more: `vertebra(…)`, the command line in this process (cli); `run`, a finished training
-run (train); `client`, a running server (serve).
+A folder's own conftest.py has more: `run`, a finished training run (train); `client`, a running server (serve).
 """
 
 import contextlib
 import gc
 import importlib
+import json
 import os
 import shutil
 import signal
@@ -31,6 +32,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -223,6 +225,41 @@ def offline_page(browser):
 def _own_cache(tmp_path_factory):
     """What the suite exports and measures stays out of the user's cache."""
     os.environ["VERTEBRA_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@dataclass
+class Result:
+    """What a command has given."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self):
+        return json.loads(self.out)
+
+    @property
+    def error(self):
+        """The one line on stderr."""
+        lines = self.err.splitlines()
+        assert len(lines) == 1, self.err
+        assert lines[0].startswith("vertebra: ")
+        return lines[0]
+
+
+@pytest.fixture
+def vertebra(capsys):
+    """The command line in this process: call it with arguments; exit code and output come back."""
+    from vertebra.cli import main
+
+    def run(*arguments):
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -2,16 +2,19 @@
 
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stdout, suppress
 from io import StringIO
 
 import pytest
+import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vertebra.cli import _prediction, main
+from vertebra.cli import _prediction
+from vertebra.cli._options import options_of
 from vertebra.cli._plain_call import plain_settings
+from vertebra.cli._ray_option import OptionalAddress
 
 WORDS = ("a.jpg", "photos/", "ü 7.png", "x=1", "+3", "", "https://example.org/a.jpg")
 OPTIONS = ("--model", "--weights", "--engine", "--top", "--batch", "--threads", "--bits", "--out", "--ray")
@@ -20,21 +23,14 @@ FLAGS = ("--json", "--embed", "--resume", "--fast-jpeg")
 OTHERS = ("--", "-", "--js", "--help", "--top=3", "--no-json", "-x")
 
 
-def by_typer(arguments, monkeypatch):
+def by_typer(arguments):
     """The settings that typer makes of the arguments; None where it refuses them."""
-    from vertebra.cli import predict
-
     found = []
-    monkeypatch.setattr(_prediction, "predict", found.append)
-    monkeypatch.setattr("vertebra.cli._plain_call.plain_settings", lambda *arguments: None)
-    function = predict.app.registered_commands[0].callback.__closure__
-    monkeypatch.setattr(next(c for c in function if c.cell_contents is PREDICT), "cell_contents", found.append)
-    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-        code = main(["predict", *arguments])
-    return found[0] if code == 0 and found else None
-
-
-PREDICT = _prediction.predict
+    app = typer.Typer()
+    app.command(cls=OptionalAddress)(options_of(_prediction.Settings)(found.append))
+    with suppress(typer.TyperException), redirect_stdout(StringIO()):
+        typer.main.get_command(app).main(arguments, standalone_mode=False)
+    return found[0] if found else None
 
 
 @pytest.fixture
@@ -56,10 +52,8 @@ def photo(tmp_path):
     ).map(lambda parts: [word for part in parts for word in part])
 )
 def test_it_is_read_as_typer_reads_it(arguments):
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        expected = by_typer(arguments, monkeypatch)
     found = plain_settings(_prediction.Settings, arguments)
-    assert found is None or found == expected
+    assert found is None or found == by_typer(arguments)
 
 
 @pytest.mark.parametrize(

@@ -33,10 +33,12 @@ def note(text: str) -> None:
     echo(f"vertebra: {text}", file=sys.stderr)
 
 
-def styled(text: str, *, bold: bool = False, cyan: bool = False) -> str:
-    """Text in bold or in colour, for `echo`."""
-    codes = "1" if bold else "36" if cyan else "0"
-    return f"\x1b[{codes}m{text}\x1b[0m"
+BOLD, CYAN = 1, 36  # https://en.wikipedia.org/wiki/ANSI_escape_code#Select_Graphic_Rendition_parameters
+
+
+def styled(text: str, style: int) -> str:
+    """Text in that style, for `echo`."""
+    return f"\x1b[{style}m{text}\x1b[0m"
 
 
 def require_html_suffix(path: Path | None) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated
 
-from vertebra.cli._output import echo, note, print_json_list, styled
+from vertebra.cli._output import BOLD, CYAN, echo, note, print_json_list, styled
 from vertebra.cli._ray import predict_on_cluster, require_local
 from vertebra.errors import ImageError, UsageError, VertebraWarning, printable
 from vertebra.progress import Progress, progress_bar, silent
@@ -286,7 +286,7 @@ def _print_prediction(result: Prediction, bars: bool) -> None:
         return
     # Terminals without UTF-8 cannot show block characters.
     sign = "█" if (sys.stdout.encoding or "").lower().startswith("utf") else "#"
-    echo(styled(path, bold=True) + unsure)
+    echo(styled(path, BOLD) + unsure)
     for entry in result.predictions:
-        bar = styled(f"{sign * round(entry['probability'] * BAR_WIDTH):<{BAR_WIDTH}}", cyan=True)
+        bar = styled(f"{sign * round(entry['probability'] * BAR_WIDTH):<{BAR_WIDTH}}", CYAN)
         echo(f"{entry['probability']:>7.1%}  {bar}  {printable(entry['class'])}")

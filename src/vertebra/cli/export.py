@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vertebra.cli._options import Bits, model_help, options_of
+from vertebra.cli._output import note
 from vertebra.cli.card import check_markdown, write_markdown
 from vertebra.errors import ImageError, UsageError
 from vertebra.progress import Progress, progress_bar
@@ -256,14 +257,14 @@ def _read_pixels(paths: list[Path], preprocessing: Preprocessing, progress: Prog
         for i, found in enumerate(results):
             progress("reading photos", i, len(paths))
             if isinstance(found, ImageError):
-                typer.echo(f"vertebra: left out: {found}", err=True)
+                note(f"left out: {found}")
             else:
                 pixels.append(found)
                 read.append(paths[i])
     if not read:
         raise ImageError(f"none of the {len(paths)} photos could be read.")
     for line in notes.lines():
-        typer.echo(f"vertebra: {line}", err=True)
+        note(line)
     return pixels, read
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vertebra.cli._options import model_help, options_of
-from vertebra.cli._output import echo, line_width, print_json, print_table
+from vertebra.cli._output import echo, line_width, note, print_json, print_table
 from vertebra.errors import UsageError, VertebraError, require_packages
 from vertebra.files import check_writable, make_folder, wrap_write_errors
 from vertebra.progress import progress_bar
@@ -135,7 +135,7 @@ def run_(settings: RunSettings) -> None:
         make_folder(out)
         check_writable(page)
     if plan.seconds >= _TOLD_FROM or plan.without or plan.with_data:
-        typer.echo(f"vertebra: {terminal_text.what_will_run(plan)}", err=True)
+        note(terminal_text.what_will_run(plan))
     t = Translation(settings.lang)
     several = len(plan.jobs) > 1
     found: list[Result | NotRun] = []
