@@ -55,10 +55,16 @@ INLINE void run_tiles(const int rows, const int blocks, const int half, const in
             load(w + (j / PER_BLOCK) * block_stride + (j % PER_BLOCK) * LANES + (u) * VK_BLOCK);                       \
         UNROLL for (int j = 0; j < parts; j++) bh[j] = load_narrow(wh + j * NARROW_LANES + (u) * VK_HALF);             \
         UNROLL for (int i = 0; i < rows; i++) {                                                                        \
-            vec x;                                                                                                     \
-            BROADCAST(x, *((const float *)(a[i / 3] + (i % 3) * row_bytes) + (u)));                                    \
-            UNROLL for (int j = 0; j < full; j++) MULTIPLY_ADD(sum[i][j], x, b[j]);                                    \
-            UNROLL for (int j = 0; j < parts; j++) MULTIPLY_ADD(half_sum[i][j], lower(x), bh[j]);                      \
+            const float *input = (const float *)(a[i / 3] + (i % 3) * row_bytes) + (u);                                \
+            if (MULTIPLIES_FROM_MEMORY && blocks < 2) {                                                                \
+                UNROLL for (int j = 0; j < full; j++) MULTIPLY_ADD_FROM(sum[i][j], b[j], *input);                      \
+                UNROLL for (int j = 0; j < parts; j++) MULTIPLY_ADD_FROM_NARROW(half_sum[i][j], bh[j], *input);        \
+            } else {                                                                                                   \
+                vec x;                                                                                                 \
+                BROADCAST(x, *input);                                                                                  \
+                UNROLL for (int j = 0; j < full; j++) MULTIPLY_ADD(sum[i][j], x, b[j]);                                \
+                UNROLL for (int j = 0; j < parts; j++) MULTIPLY_ADD(half_sum[i][j], lower(x), bh[j]);                  \
+            }                                                                                                          \
         }                                                                                                              \
         __asm__ volatile("" ::: "memory"); /* keeps the loads of an input beside its use */                            \
     } while (0)
