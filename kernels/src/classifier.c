@@ -14,7 +14,8 @@ void vk_head(const struct vk_walk *walk, const struct vk_step *step, const float
         product.out = map;
         product.out_block_stride = (ptrdiff_t)positions * VK_BLOCK;
         product.out_offsets = walk->column_offsets;
-        product.prefetch_next = 1;
+        product.next = b + some < last ? vk_ahead_of(walk, &step->expand, b + some, 0, step->channels)
+                                       : vk_first_of_step(walk, step + 1);
         walk->kernels->multiply(&product);
         for (int i = 0; i < some; i++) {
             const float *block = map + (ptrdiff_t)i * positions * VK_BLOCK;
@@ -40,7 +41,6 @@ void vk_classifier(const struct vk_walk *walk, const struct vk_step *step, const
     product.out_row_stride = step->expand.outputs;
     product.out_block_stride = VK_BLOCK;
     product.activation = VK_LINEAR;
-    product.prefetch_next = 1;
     walk->kernels->multiply(&product);
     vk_meet(walk);
 }

@@ -14,6 +14,7 @@
 #include <string.h>
 
 static const int32_t first_position[1] = {0};
+static const struct vk_ahead nothing = {0};
 
 static void depthwise_row(const struct vk_walk *walk, const struct vk_step *step, int block, const float *const *rows,
                           float *out, float *sums) {
@@ -35,7 +36,7 @@ static void depthwise_row(const struct vk_walk *walk, const struct vk_step *step
 
 /* `positions` pixels of the input, widened to some blocks of channels. */
 static void expand(const struct vk_walk *walk, const struct vk_step *step, const float *in, int positions, int block,
-                   int blocks, float *out, ptrdiff_t block_stride, const int32_t *offsets, int prefetch) {
+                   int blocks, float *out, ptrdiff_t block_stride, const int32_t *offsets, struct vk_ahead next) {
     if (step->source == VK_FROM_COPY) {
         for (int b = 0; b < blocks; b++) {
             int channel = (block + b) * VK_BLOCK, count = step->channels - channel;
@@ -53,7 +54,7 @@ static void expand(const struct vk_walk *walk, const struct vk_step *step, const
     product.out = out;
     product.out_block_stride = block_stride;
     product.out_offsets = offsets;
-    product.prefetch_next = prefetch;
+    product.next = next;
     walk->kernels->multiply(&product);
 }
 
@@ -94,7 +95,7 @@ static void scale_projection(const struct vk_walk *walk, const struct vk_step *s
 /* Blocks [first, last) of convolved channels, projected; `map` is (block, block_positions, 16) from block `first`. */
 static void project(const struct vk_walk *walk, const struct vk_step *step, const float *map, ptrdiff_t block_positions,
                     int first, int last, int positions, const float *weights, float *out, const float *residual,
-                    int with_bias, int prefetch) {
+                    int with_bias, struct vk_ahead next) {
     struct vk_product product = vk_product_of(walk, &step->project, 0, vk_blocks(step->out_channels),
                                               step->out_channels % VK_BLOCK != 0);
     ptrdiff_t *offsets = walk->own->group_offsets;
@@ -117,7 +118,7 @@ static void project(const struct vk_walk *walk, const struct vk_step *step, cons
     product.out_block_stride = VK_BLOCK;
     product.add = residual;
     product.activation = VK_LINEAR;
-    product.prefetch_next = prefetch;
+    product.next = next;
     walk->kernels->multiply(&product);
 }
 
@@ -155,7 +156,7 @@ static void split_by_rows(const struct vk_walk *walk, const struct vk_step *step
                     vk_stem_row(walk, step, r, b, some, row, ring);
                 else
                     expand(walk, step, in + (ptrdiff_t)r * step->width * step->channels, step->width, b, some, row,
-                           ring, walk->column_offsets, 0);
+                           ring, walk->column_offsets, nothing);
             }
             for (int i = b; i < b + some; i++)
                 for (int t = 0; t < tile; t++) {
@@ -170,7 +171,7 @@ static void split_by_rows(const struct vk_walk *walk, const struct vk_step *step
         next = bottom;
         if (!keep)
             project(walk, step, own->depthwise, positions, 0, blocks, (int)positions, NULL, out + y * out_line,
-                    step->residual ? in + y * out_line : NULL, 1, 0);
+                    step->residual ? in + y * out_line : NULL, 1, nothing);
     }
     if (keep) {
         const ptrdiff_t positions = (ptrdiff_t)(end - begin) * step->out_width;
@@ -181,7 +182,7 @@ static void split_by_rows(const struct vk_walk *walk, const struct vk_step *step
             const int tile = end - y < VK_TILE_ROWS ? end - y : VK_TILE_ROWS;
             project(walk, step, own->depthwise + (ptrdiff_t)(y - begin) * step->out_width * VK_BLOCK, positions, 0,
                     blocks, tile * step->out_width, own->scaled_weights, out + y * out_line,
-                    step->residual ? in + y * out_line : NULL, 1, 0);
+                    step->residual ? in + y * out_line : NULL, 1, nothing);
         }
     }
     vk_meet(walk);
@@ -204,7 +205,10 @@ static void split_by_channels(const struct vk_walk *walk, const struct vk_step *
     if (keep) memset(own->sums, 0, (size_t)step->hidden * sizeof(float));
     for (int b = first, some; b < last; b += some) {
         some = vk_next_blocks(last - b);
-        expand(walk, step, in, positions, b, some, own->widened, map, offsets, b + some < last);
+        struct vk_ahead next = b + some < last ? vk_ahead_of(walk, &step->expand, b + some, 0, step->expand.inputs)
+                                               : vk_ahead_of(walk, &step->project, 0, first * VK_BLOCK,
+                                                             (last - first) * VK_BLOCK);
+        expand(walk, step, in, positions, b, some, own->widened, map, offsets, next);
         for (int i = 0; i < some; i++)
             for (int y = 0; y < step->out_height; y++) {
                 const float *rows[5];
@@ -223,7 +227,7 @@ static void split_by_channels(const struct vk_walk *walk, const struct vk_step *
     }
     const int whole = walk->members == 1, leads = walk->rank == 0;
     project(walk, step, own->depthwise, out_positions, first, last, out_positions, NULL, whole ? out : own->partial,
-            step->residual && leads ? in : NULL, leads, 1);
+            step->residual && leads ? in : NULL, leads, vk_first_of_step(walk, step + 1));
     if (whole) return;
     vk_meet(walk);
     const int count = out_positions * step->out_channels / VK_HALF;

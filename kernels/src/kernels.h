@@ -5,6 +5,13 @@
 #include "layout.h"
 #include <stddef.h>
 
+/* Blocks of weights that are read after a product's own, and fetched into L2 meanwhile; inputs 0: none are known. */
+struct vk_ahead {
+    const float *weights;
+    ptrdiff_t block_stride;
+    int inputs;
+};
+
 /* out[row][output] = activation(bias + sum over inputs of in[row][input] x weights[input][output] + add[row][output])
  * The inputs of a row are `groups` runs of `group_size` floats, group g at in + row x in_row_stride + group_offsets[g]:
  * one run in NHWC, one for each block of 16 in the widened layout, one for each kernel row in the stem.
@@ -24,7 +31,7 @@ struct vk_product {
     const float *add; /* laid out as `out`, or NULL */
     int activation;
     float low, high;
-    int prefetch_next; /* fetch the following blocks of weights into L2 meanwhile */
+    struct vk_ahead next;
 };
 
 /* One row of one block of 16 channels: out[x] = activation(bias + sum of taps), x = 0 ... width - 1. */

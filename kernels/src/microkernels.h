@@ -13,34 +13,31 @@ struct cursor { /* where a tile begins */
     float *out;
     const int32_t *offsets;
     const float *add;
-    const char *prefetch; /* NULL: none */
-    int tiles, prefetch_lines;
+    const char *prefetch, *prefetch_end; /* of the first of `blocks` runs of weights */
+    ptrdiff_t prefetch_stride;           /* bytes between runs */
+    int tiles;
 };
 
 INLINE void run_tiles(const int rows, const int blocks, const int half, const int mode, const struct vk_product *job,
                       const struct cursor *at) {
     enum { MOST = 14 };
-    const int full = blocks * PER_BLOCK, parts = half * PER_HALF;
+    const int full = blocks * PER_BLOCK, parts = half * PER_HALF, groups = job->groups, group_size = job->group_size;
     const ptrdiff_t row_bytes = job->in_row_stride * (ptrdiff_t)sizeof(float), block_stride = job->weight_block_stride;
     const float *in = at->in, *add = at->add;
     float *out = at->out;
     const int32_t *offsets = at->offsets;
     const char *prefetch = at->prefetch;
     for (int tile = 0; tile < at->tiles; tile++) {
+        const ptrdiff_t prefetch_step = prefetch < at->prefetch_end ? 64 : 0;
         vec sum[MOST][6];
         narrow half_sum[MOST][2];
-        if (prefetch) {
-            for (int line = 0; line < at->prefetch_lines; line++, prefetch += 64) {
-                UNROLL for (int b = 0; b < blocks; b++) __builtin_prefetch(prefetch + b * block_stride * 4, 0, 2);
-            }
-        }
         UNROLL for (int i = 0; i < rows; i++) {
             UNROLL for (int j = 0; j < full; j++) sum[i][j] = at->bias ? load(at->bias + j * LANES) : (vec){0};
             UNROLL for (int j = 0; j < parts; j++)
                 half_sum[i][j] = at->bias ? load_narrow(at->bias + blocks * VK_BLOCK + j * NARROW_LANES) : (narrow){0};
         }
         const float *w = at->weights, *wh = at->half_weights;
-        for (int g = 0; g < job->groups; g++) {
+        for (int g = 0; g < groups; g++) {
             /* One pointer for three rows: base, base + stride, base + 2 strides are all addresses of one instruction. */
             const char *a[5];
             UNROLL for (int i = 0; i * 3 < rows; i++) {
@@ -69,13 +66,18 @@ INLINE void run_tiles(const int rows, const int blocks, const int half, const in
         __asm__ volatile("" ::: "memory"); /* keeps the loads of an input beside its use */                            \
     } while (0)
             int k = 0;
-            for (; k + 4 <= job->group_size; k += 4) {
+            for (; k + 4 <= group_size; k += 4) {
                 UNROLL for (int u = 0; u < 4; u++) ONE_INPUT(u);
                 w += 4 * VK_BLOCK;
                 wh += 4 * VK_HALF;
                 UNROLL for (int i = 0; i * 3 < rows; i++) a[i] += 4 * sizeof(float);
+                UNROLL for (int line = 0; line < (rows < 4 ? 4 : 1); line++) {
+                    UNROLL for (int b = 0; b < blocks; b++)
+                        __builtin_prefetch(prefetch + b * at->prefetch_stride, 0, 2);
+                    prefetch += prefetch_step;
+                }
             }
-            for (; k < job->group_size; k++) {
+            for (; k < group_size; k++) {
                 ONE_INPUT(0);
                 w += VK_BLOCK;
                 wh += VK_HALF;
@@ -197,10 +199,11 @@ static void multiply(const struct vk_product *job) {
             .add = job->add ? job->add + first * job->out_block_stride : NULL,
         };
         const int tiles = (job->rows + most_rows - 1) / most_rows, low = job->rows / tiles, higher = job->rows - low * tiles;
-        if (job->prefetch_next) {
-            at.prefetch = (const char *)(at.weights + take * job->weight_block_stride);
-            at.prefetch_lines = inputs / tiles; /* 64 bytes of each block for each input */
-        }
+        struct vk_ahead next = {at.weights + take * job->weight_block_stride, job->weight_block_stride, inputs};
+        if (first + take >= most) next = job->next;
+        at.prefetch = (const char *)(next.inputs ? next.weights : at.weights);
+        at.prefetch_end = at.prefetch + next.inputs * VK_BLOCK * (ptrdiff_t)sizeof(float);
+        at.prefetch_stride = next.block_stride * (ptrdiff_t)sizeof(float);
         if (higher) {
             at.tiles = higher;
             table[low + 1](job, &at);
@@ -212,7 +215,7 @@ static void multiply(const struct vk_product *job) {
             } else {
                 at.offsets += rows;
             }
-            if (at.prefetch) at.prefetch += (ptrdiff_t)higher * at.prefetch_lines * 64;
+            at.prefetch += (ptrdiff_t)higher * job->groups * (job->group_size / 4) * 64;
         }
         at.tiles = tiles - higher;
         table[low](job, &at);

@@ -62,6 +62,19 @@ static inline struct vk_product vk_product_of(const struct vk_walk *walk, const 
     };
 }
 
+/* What a thread reads first of inputs [input, input + inputs) of a matrix: from block `first` on. */
+static inline struct vk_ahead vk_ahead_of(const struct vk_walk *walk, const struct vk_matrix *matrix, int first,
+                                          int input, int inputs) {
+    const ptrdiff_t stride = (ptrdiff_t)matrix->inputs * VK_BLOCK;
+    return (struct vk_ahead){walk->weights + matrix->weights + first * stride + input * VK_BLOCK, stride, inputs};
+}
+
+/* What this thread reads first in a step whose threads split the outputs of `expand`. */
+static inline struct vk_ahead vk_first_of_step(const struct vk_walk *walk, const struct vk_step *step) {
+    const int first = vk_share(vk_blocks(step->expand.outputs), walk->rank, walk->members);
+    return vk_ahead_of(walk, &step->expand, first, 0, step->expand.inputs);
+}
+
 /* The product reads `rows` rows of `inputs` floats, one after another. */
 static inline void vk_read_rows(struct vk_product *product, const float *in, int inputs, int rows) {
     static const ptrdiff_t one_group[1] = {0};
