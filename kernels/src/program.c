@@ -13,15 +13,20 @@
 /* Images whose embeddings are kept until the classifier takes them together. */
 enum { SLICE = 64, MOST_THREADS = 1024 };
 
+struct block {
+    void *address; /* NULL: none */
+    size_t size;
+};
+
 struct vk_network {
     const struct vk_kernels *kernels;
     struct vk_header header;
     const struct vk_step *steps;
     const float *weights;
-    void *copy; /* of the packed block */
+    struct block copy, memory, tables; /* copy: of the packed network */
     struct vk_sizes sizes;
     struct vk_workspace *workspaces; /* one for each thread */
-    float *memory, *tables, *embeddings, *logits;
+    float *embeddings, *logits;
     const float *scale_row, *shift_row;
     int32_t *column_offsets;
     struct vk_threads *threads;
@@ -53,15 +58,36 @@ int vk_best_instruction_set(void) {
     return best;
 }
 
-/* Large blocks on large pages: weights are read in long runs once an image. */
-static void *allocate(size_t size) {
+/* Large blocks on large pages, because weights are read in long runs once an image: from the system, as memory that
+ * malloc had given before keeps its small pages. */
+static struct block allocate(size_t size) {
     const size_t page = (size_t)1 << 21;
     size_t alignment = size >= page ? page : 64;
-    void *memory = aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
+    struct block block = {NULL, (size + alignment - 1) / alignment * alignment};
 #ifdef __linux__
-    if (memory && alignment == page) madvise(memory, (size + page - 1) / page * page, MADV_HUGEPAGE);
+    if (alignment == page) {
+        char *all = mmap(NULL, block.size + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (all == MAP_FAILED) return block;
+        size_t before = (page - (uintptr_t)all % page) % page;
+        if (before) munmap(all, before);
+        if (before < page) munmap(all + before + block.size, page - before);
+        block.address = all + before;
+        madvise(block.address, block.size, MADV_HUGEPAGE);
+        return block;
+    }
 #endif
-    return memory;
+    block.address = aligned_alloc(alignment, block.size);
+    return block;
+}
+
+static void release(struct block block) {
+#ifdef __linux__
+    if (block.size >= (size_t)1 << 21) {
+        if (block.address) munmap(block.address, block.size);
+        return;
+    }
+#endif
+    free(block.address);
 }
 
 static float *carve(float **memory, int64_t count) {
@@ -98,8 +124,8 @@ static int make_workspaces(struct vk_network *n) {
     n->memory = allocate((size_t)(each * n->thread_count) * sizeof(float));
     n->tables = allocate((size_t)(3 * (line + 64) + sizes->columns + 64 +
                                   SLICE * (sizes->embedding + sizes->logits) + 256) * sizeof(float));
-    if (!n->workspaces || !n->memory || !n->tables) return VK_NO_MEMORY;
-    float *memory = n->memory, *tables = n->tables;
+    if (!n->workspaces || !n->memory.address || !n->tables.address) return VK_NO_MEMORY;
+    float *memory = n->memory.address, *tables = n->tables.address;
     for (int i = 0; i < n->thread_count; i++) lay_out(&n->workspaces[i], sizes, n->thread_count, &memory);
     float *scale = carve(&tables, line), *shift = carve(&tables, line);
     for (int64_t i = 0; i < line; i++) {
@@ -129,13 +155,13 @@ int vk_open(const void *packed, size_t size, int threads, struct vk_network **ne
     n->thread_count = threads;
     if (!vk_supports((int)n->header.instruction_set)) {
         status = VK_OTHER_PROCESSOR;
-    } else if (!(n->copy = allocate(size))) {
+    } else if (!(n->copy = allocate(size)).address) {
         status = VK_NO_MEMORY;
     } else {
-        memcpy(n->copy, packed, size);
+        memcpy(n->copy.address, packed, size);
         n->kernels = kernel_sets[n->header.instruction_set];
-        n->steps = (const struct vk_step *)((char *)n->copy + n->header.steps_offset);
-        n->weights = (const float *)((char *)n->copy + n->header.weights_offset);
+        n->steps = (const struct vk_step *)((char *)n->copy.address + n->header.steps_offset);
+        n->weights = (const float *)((char *)n->copy.address + n->header.weights_offset);
         status = make_workspaces(n);
         if (!status && !(n->threads = vk_threads_start(threads))) status = VK_NO_THREADS;
     }
@@ -238,10 +264,10 @@ int vk_run(struct vk_network *n, const uint8_t *images, ptrdiff_t count, float *
 void vk_close(struct vk_network *n) {
     if (!n) return;
     vk_threads_stop(n->threads);
-    free(n->copy);
+    release(n->copy);
     free(n->workspaces);
-    free(n->memory);
-    free(n->tables);
+    release(n->memory);
+    release(n->tables);
     free(n);
 }
 
