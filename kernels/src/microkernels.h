@@ -71,7 +71,7 @@ INLINE void run_tiles(const int rows, const int blocks, const int half, const in
                 w += 4 * VK_BLOCK;
                 wh += 4 * VK_HALF;
                 UNROLL for (int i = 0; i * 3 < rows; i++) a[i] += 4 * sizeof(float);
-                UNROLL for (int line = 0; line < (rows < 4 ? 4 : 1); line++) {
+                for (int line = 0; line < (rows < 4 ? 4 : 1); line++) {
                     UNROLL for (int b = 0; b < blocks; b++)
                         __builtin_prefetch(prefetch + b * at->prefetch_stride, 0, 2);
                     prefetch += prefetch_step;
