@@ -35,7 +35,7 @@ PARTS = ("latency", "memory", "start", "folder")
 PEERS = ("onnxruntime", "openvino", "mnn", "ncnn")
 PACKAGES = ("vertebra-kernels", "onnxruntime", "openvino", "MNN", "ncnn")
 RUNS_OF_A_TURN = 5
-REST = 0.02  # seconds; libgomp's threads spin for about 5 ms
+REST = 0.08  # seconds; libgomp's threads spin for about 5 ms, ONNX Runtime's for 40
 STARTS, FOLDER_RUNS = 15, 3
 TOLERANCE = 1e-4  # of a probability, between engines
 

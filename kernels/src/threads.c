@@ -12,8 +12,8 @@
 #include <sys/syscall.h>
 #endif
 
-/* About 30 microseconds, more than a step's imbalance; a worker waits for the next job some 200 more, in which it
- * yields to whoever wants its core, because a caller in a loop is back sooner than a sleeper wakes. */
+/* A thread that waits spins for about 30 microseconds, more than a step's imbalance, then yields for some 200 to whoever
+ * wants its core, then sleeps: a caller in a loop is back with the next job before a sleeper would have woken. */
 enum { SPINS = 1000, YIELDS = 500 };
 
 static void relax(void) {
@@ -39,8 +39,8 @@ static void wake(atomic_uint *word, int count) {
 #endif
 }
 
-static void wait_while(atomic_uint *word, unsigned value, atomic_uint *sleepers, int yields) {
-    for (int i = 0; i < SPINS + yields; i++) {
+static void wait_while(atomic_uint *word, unsigned value, atomic_uint *sleepers) {
+    for (int i = 0; i < SPINS + YIELDS; i++) {
         if (atomic_load_explicit(word, memory_order_acquire) != value) return;
         if (i < SPINS)
             relax();
@@ -71,7 +71,7 @@ void vk_barrier_wait(struct vk_barrier *barrier) {
         atomic_store_explicit(&barrier->arrived, 0, memory_order_relaxed);
         advance(&barrier->generation, &barrier->sleepers);
     } else {
-        wait_while(&barrier->generation, generation, &barrier->sleepers, 0);
+        wait_while(&barrier->generation, generation, &barrier->sleepers);
     }
 }
 
@@ -84,6 +84,7 @@ struct vk_threads {
     vk_job *job; /* NULL: end */
     void *context;
     int count, running; /* running: threads that were started, without the caller */
+    int moved_from;     /* the caller's processor that the workers are kept from, or -1 */
     pid_t process;
     pthread_t *handles;
     struct worker { struct vk_threads *threads; int rank; unsigned round; } *workers;
@@ -93,7 +94,7 @@ static void *work(void *argument) {
     struct worker *self = argument;
     struct vk_threads *threads = self->threads;
     for (unsigned seen = self->round;; seen++) {
-        wait_while(&threads->round, seen, &threads->sleepers, YIELDS);
+        wait_while(&threads->round, seen, &threads->sleepers);
         if (!threads->job) return NULL;
         threads->job(threads->context, self->rank);
         vk_barrier_wait(&threads->barrier);
@@ -113,6 +114,7 @@ static int start_workers(struct vk_threads *threads) {
     vk_barrier_init(&threads->barrier, (unsigned)threads->count);
     atomic_store(&threads->sleepers, 0);
     threads->running = 0;
+    threads->moved_from = -1;
     threads->process = getpid();
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -125,6 +127,22 @@ static int start_workers(struct vk_threads *threads) {
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (failed) end_workers(threads);
     return failed ? -1 : 0;
+}
+
+/* Keeps the workers from the caller's processor, unless there are more threads than processors. A caller that wakes a
+ * worker draws it to its own processor, where both take turns for whole milliseconds before one is moved. */
+static void keep_apart(struct vk_threads *threads) {
+#ifdef __linux__
+    cpu_set_t allowed;
+    const int here = sched_getcpu();
+    if (here < 0 || here == threads->moved_from) return;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) || CPU_COUNT(&allowed) < threads->count) return;
+    CPU_CLR(here, &allowed);
+    for (int i = 0; i < threads->running; i++) pthread_setaffinity_np(threads->handles[i], sizeof allowed, &allowed);
+    threads->moved_from = here;
+#else
+    (void)threads;
+#endif
 }
 
 struct vk_threads *vk_threads_start(int count) {
@@ -147,7 +165,7 @@ int vk_threads_run(struct vk_threads *threads, vk_job *job, void *context) {
     unsigned owner = 0;
     while (!atomic_compare_exchange_strong(&threads->owner, &owner, self)) {
         if (owner == self) {
-            wait_while(&threads->owner, self, &threads->owner_sleepers, 0);
+            wait_while(&threads->owner, self, &threads->owner_sleepers);
             owner = 0;
         } /* else a process that this one was forked from held it: take it over */
     }
@@ -156,6 +174,7 @@ int vk_threads_run(struct vk_threads *threads, vk_job *job, void *context) {
     if (!status) {
         threads->job = job;
         threads->context = context;
+        keep_apart(threads);
         advance(&threads->round, &threads->sleepers);
         job(context, 0);
         vk_barrier_wait(&threads->barrier);
