@@ -24,7 +24,7 @@
 #include <stdint.h>
 
 enum { VK_BLOCK = 16, VK_HALF = 8 };
-enum { VK_VERSION = 1 };
+enum { VK_VERSION = 2 };
 static const char VK_MAGIC[8] = {'V', 'K', 'P', 'A', 'C', 'K', 'E', 'D'};
 
 enum vk_instruction_set { VK_PORTABLE = 0, VK_AVX2 = 1, VK_AVX512 = 2, VK_INSTRUCTION_SETS = 3 };
@@ -32,11 +32,14 @@ enum vk_step_kind { VK_INVERTED_RESIDUAL = 1, VK_HEAD = 2, VK_CLASSIFIER = 3 };
 /* Where the widened map comes from: a dense convolution of the image, a 1 x 1 convolution, the input as it is. */
 enum vk_source { VK_FROM_IMAGE = 0, VK_FROM_POINTWISE = 1, VK_FROM_COPY = 2 };
 enum vk_activation { VK_LINEAR = 0, VK_CLAMP = 1, VK_SILU = 2 };
+/* VK_INT8: maps and weights of 8 bits as in int8_kernels.h. Then offsets count 4 bytes, each bias is int32, and the
+ * multipliers of its outputs follow it. */
+enum vk_precision { VK_FLOAT32 = 0, VK_INT8 = 1 };
 
 /* Sizes are in bytes from the beginning of the packed block. packing.py writes the same structure. */
 struct vk_header {
     char magic[8];
-    uint32_t version, instruction_set, step_count, reserved;
+    uint32_t version, instruction_set, step_count, precision;
     uint32_t image_height, image_width;
     uint64_t total_size, steps_offset, weights_offset, weight_count; /* weight_count: floats */
     uint64_t names_offset, names_size;                               /* JSON, for Python alone */
@@ -49,6 +52,16 @@ struct vk_matrix {
     int32_t activation;
     float low, high; /* of VK_CLAMP */
     int32_t reserved;
+};
+
+/* Of a step in int8: zero points of its maps, and what else its levels need. */
+struct vk_quantised {
+    int64_t levels; /* of the image's bytes: [channel][256] */
+    int32_t image_is_levels;
+    int32_t image_zero, widened_zero, convolved_zero, out_zero; /* of the head: out is the mean */
+    float sum_ratio, input_ratio, sum_fixed; /* of the residual */
+    float mean_multiplier, widened_scale, out_scale; /* of the head */
+    int32_t input_last; /* of the residual: see vk_int8_sum */
 };
 
 struct vk_step {
@@ -64,6 +77,7 @@ struct vk_step {
     float scale[3], shift[3]; /* of the image: value x scale + shift */
     int64_t depthwise_weights, depthwise_bias;
     struct vk_matrix expand, project, squeeze_down, squeeze_up; /* the head and the classifier use `expand` */
+    struct vk_quantised quantised;
 };
 
 #endif

@@ -1,6 +1,7 @@
 /* Opens, runs and closes packed networks. */
 #define _GNU_SOURCE
 #include "program.h"
+#include "int8_walk.h"
 #include "validation.h"
 #include "walk.h"
 
@@ -56,6 +57,14 @@ int vk_best_instruction_set(void) {
     int best = VK_AVX512;
     while (!vk_supports(best)) best--;
     return best;
+}
+
+int vk_supports_int8(void) {
+#ifdef __x86_64__
+    return vk_supports(VK_AVX512) && __builtin_cpu_supports("avx512vnni");
+#else
+    return 0;
+#endif
 }
 
 /* Large blocks on large pages, because weights are read in long runs once an image: from the system, as memory that
@@ -153,7 +162,8 @@ int vk_open(const void *packed, size_t size, int threads, struct vk_network **ne
     memcpy(&n->header, packed, sizeof n->header);
     n->sizes = sizes;
     n->thread_count = threads;
-    if (!vk_supports((int)n->header.instruction_set)) {
+    if (!vk_supports((int)n->header.instruction_set) ||
+        (n->header.precision == VK_INT8 && !vk_supports_int8())) {
         status = VK_OTHER_PROCESSOR;
     } else if (!(n->copy = allocate(size)).address) {
         status = VK_NO_MEMORY;
@@ -192,18 +202,26 @@ static void run_image(const struct run *run, struct vk_walk *walk, int index) {
     const struct vk_network *n = run->network;
     const ptrdiff_t image_size = (ptrdiff_t)n->header.image_height * n->header.image_width * 3;
     walk->image = run->images + index * image_size;
-    const float *in = NULL;
+    const int int8 = n->header.precision == VK_INT8;
+    const float *in = NULL; /* in int8 the bytes of these floats are levels */
     int turn = 0;
     for (uint32_t i = 0; i + 2 < n->header.step_count; i++) {
         float *out = walk->team->maps[turn];
-        vk_inverted_residual(walk, &n->steps[i], in, out);
+        if (int8)
+            vk_int8_inverted_residual(walk, &n->steps[i], (const uint8_t *)in, (uint8_t *)out);
+        else
+            vk_inverted_residual(walk, &n->steps[i], in, out);
         in = out;
         turn = 1 - turn;
     }
     const struct vk_step *head = &n->steps[n->header.step_count - 2];
     float *features = NULL;
     if (run->features) features = run->features + (ptrdiff_t)index * head->out_channels * head->height * head->width;
-    vk_head(walk, head, in, n->embeddings + index * n->sizes.embedding, features);
+    float *embedding = n->embeddings + index * n->sizes.embedding;
+    if (int8)
+        vk_int8_head(walk, head, (const uint8_t *)in, embedding, features);
+    else
+        vk_head(walk, head, in, embedding, features);
 }
 
 static void run_thread(void *context, int rank) {
@@ -231,7 +249,10 @@ static void run_thread(void *context, int rank) {
             memcpy(run->embedding + (ptrdiff_t)i * head->out_channels, n->embeddings + i * n->sizes.embedding,
                    (size_t)head->out_channels * sizeof(float));
     if (!run->logits && !run->probabilities) return;
-    vk_classifier(&walk, classifier, n->embeddings, run->count, n->logits);
+    if (n->header.precision == VK_INT8)
+        vk_int8_classifier(&walk, classifier, n->embeddings, n->sizes.embedding, run->count, n->logits);
+    else
+        vk_classifier(&walk, classifier, n->embeddings, run->count, n->logits);
     const ptrdiff_t classes = classifier->out_channels;
     for (int i = rank; i < run->count; i += members) {
         const float *logits = n->logits + i * n->sizes.logits;

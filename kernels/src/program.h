@@ -22,6 +22,8 @@ enum vk_status {
 
 VK_EXPORT int vk_best_instruction_set(void);
 VK_EXPORT int vk_supports(int instruction_set);
+/* Whether networks in int8 run here: AVX-512 with VNNI. */
+VK_EXPORT int vk_supports_int8(void);
 /* `packed` is copied. */
 VK_EXPORT int vk_open(const void *packed, size_t size, int threads, struct vk_network **network);
 /* sizes: the image's height and width; the features' channels, height and width; classes. */

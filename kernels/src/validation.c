@@ -4,25 +4,12 @@
 
 #include <string.h>
 
-/* Far above any network, far below what overflows a product of two. */
-enum { MOST_SIDE = 16384, MOST_CHANNELS = 65536, MOST_STEPS = 4096 };
 static const int64_t most_floats = (int64_t)1 << 33;
-
-static int between(int64_t value, int64_t low, int64_t high) { return value >= low && value <= high; }
-
-static int holds(const struct vk_header *header, int64_t offset, int64_t count) {
-    return offset >= 0 && count >= 0 && count <= (int64_t)header->weight_count &&
-           offset <= (int64_t)header->weight_count - count;
-}
 
 static int matrix_fits(const struct vk_header *header, const struct vk_matrix *matrix, int64_t inputs, int64_t outputs) {
     return matrix->inputs == inputs && matrix->outputs == outputs &&
            holds(header, matrix->weights, inputs * outputs) && holds(header, matrix->bias, outputs) &&
            between(matrix->activation, VK_LINEAR, VK_SILU);
-}
-
-static void at_least(int64_t *size, int64_t value) {
-    if (*size < value) *size = value;
 }
 
 static int residual_fits(const struct vk_header *header, const struct vk_step *s, struct vk_sizes *sizes) {
@@ -116,6 +103,10 @@ static int steps_fit(const struct vk_header *header, const struct vk_step *steps
             return 0;
         }
     }
+    return 1;
+}
+
+static int sizes_fit(const struct vk_sizes *sizes) {
     const int64_t *all = (const int64_t *)sizes;
     for (size_t i = 0; i < sizeof *sizes / sizeof *all; i++)
         if (all[i] > most_floats) return 0;
@@ -136,5 +127,9 @@ int vk_validate(const unsigned char *packed, size_t size, struct vk_sizes *sizes
         header.weights_offset > size || header.weight_count > (size - header.weights_offset) / sizeof(float) ||
         !between(header.image_height, 1, MOST_SIDE) || !between(header.image_width, 1, MOST_SIDE))
         return VK_DAMAGED;
-    return steps_fit(&header, (const struct vk_step *)(packed + header.steps_offset), sizes) ? VK_OK : VK_DAMAGED;
+    const struct vk_step *steps = (const struct vk_step *)(packed + header.steps_offset);
+    const int fit = header.precision == VK_FLOAT32 ? steps_fit(&header, steps, sizes)
+                    : header.precision == VK_INT8  ? vk_int8_steps_fit(&header, steps, sizes)
+                                                   : 0;
+    return fit && sizes_fit(sizes) ? VK_OK : VK_DAMAGED;
 }

@@ -10,7 +10,7 @@ import pytest
 from networks import efficientnet, mobilenet
 from test_kernels import images_for
 from vertebra_kernels import Network, pack
-from vertebra_kernels.packing import HEADER, STEP
+from vertebra_kernels.packed_block import HEADER, STEP
 
 
 @pytest.fixture(scope="module")

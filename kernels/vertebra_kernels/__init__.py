@@ -8,6 +8,15 @@
 from vertebra_kernels.graph import Graph, Node, UnsupportedGraph
 from vertebra_kernels.network import Network
 from vertebra_kernels.packing import pack
-from vertebra_kernels.shared_library import INSTRUCTION_SETS, instruction_set
+from vertebra_kernels.shared_library import INSTRUCTION_SETS, instruction_set, supports_int8
 
-__all__ = ["INSTRUCTION_SETS", "Graph", "Network", "Node", "UnsupportedGraph", "instruction_set", "pack"]
+__all__ = [
+    "INSTRUCTION_SETS",
+    "Graph",
+    "Network",
+    "Node",
+    "UnsupportedGraph",
+    "instruction_set",
+    "pack",
+    "supports_int8",
+]

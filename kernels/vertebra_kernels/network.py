@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from vertebra_kernels.packing import output_kinds
+from vertebra_kernels.packed_block import output_kinds
 from vertebra_kernels.shared_library import shared_library
 
 Array: TypeAlias = NDArray[np.float32]

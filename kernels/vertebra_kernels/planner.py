@@ -27,11 +27,11 @@ from vertebra_kernels.plan import (
 
 def make_plan(graph: Graph) -> Plan:
     """The steps of `graph`; raises `UnsupportedGraph`."""
-    return _Reader(graph).plan()
+    return Reader(graph).plan()
 
 
-class _Reader:
-    """Follows the graph from its input; `tensor` is where it stands."""
+class Reader:
+    """Follows the graph from its input; `tensor` is where it stands. In int8 `int8_planner` reads more with it."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -158,24 +158,35 @@ class _Reader:
         if attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0:
             raise self.unsupported(node, "its alpha or beta is not 1")
         self.kinds[self.tensor] = "logits"
-        following = self.users.get(self.tensor, [])
-        if following and following[0].op in ("Mul", "Div"):  # a temperature
-            if self.tensor in self.graph.outputs.values():
-                raise self.unsupported(following[0], "the logits before it are an output too")
-            node = self.take("Mul", "Div")
-            factor = self.constant(node, 1).astype(np.float32)
-            if factor.size != 1:
-                raise self.unsupported(node, "its factor is not one number")
-            factor = factor.reshape(())
-            weight, bias = (weight * factor, bias * factor) if node.op == "Mul" else (weight / factor, bias / factor)
-            self.kinds = {tensor: kind for tensor, kind in self.kinds.items() if kind != "logits"}
-            self.kinds[self.tensor] = "logits"
+        factor = self.temperature()
         if self.users.get(self.tensor):
             node = self.take("Softmax")
             if node.attributes.get("axis", -1) not in (1, -1):
                 raise self.unsupported(node, "its axis is not that of the classes")
             self.kinds[self.tensor] = "probabilities"
-        return Classifier(np.ascontiguousarray(weight), np.ascontiguousarray(bias))
+        return self.scaled(Classifier(np.ascontiguousarray(weight), np.ascontiguousarray(bias)), factor)
+
+    def scaled(self, classifier: Classifier, factor: float) -> Classifier:
+        if factor == 1:
+            return classifier
+        weight, bias = (values.astype(np.float64) * factor for values in (classifier.weight, classifier.bias))
+        return Classifier(weight.astype(np.float32), bias.astype(np.float32))
+
+    def temperature(self) -> float:
+        """The factor of the logits that follows, if one does."""
+        following = self.users.get(self.tensor, [])
+        if not following or following[0].op not in ("Mul", "Div"):
+            return 1.0
+        if self.tensor in self.graph.outputs.values():
+            raise self.unsupported(following[0], "the logits before it are an output too")
+        node = self.take("Mul", "Div")
+        values = self.constant(node, 1)
+        if values.size != 1 or not float(values.reshape(())):
+            raise self.unsupported(node, "its factor is not one number")
+        self.kinds = {tensor: kind for tensor, kind in self.kinds.items() if kind != "logits"}
+        self.kinds[self.tensor] = "logits"
+        factor = float(values.reshape(()))
+        return factor if node.op == "Mul" else 1 / factor
 
     # Parts of steps
 

@@ -25,16 +25,22 @@ def shared_library() -> ctypes.CDLL:
     loaded.vk_close.restype = None
     loaded.vk_error.argtypes = [ctypes.c_int]
     loaded.vk_error.restype = ctypes.c_char_p
-    for function in (loaded.vk_supports, loaded.vk_best_instruction_set):
+    for function in (loaded.vk_supports, loaded.vk_best_instruction_set, loaded.vk_supports_int8):
         function.restype = ctypes.c_int
     loaded.vk_supports.argtypes = [ctypes.c_int]
     loaded.vk_best_instruction_set.argtypes = []
+    loaded.vk_supports_int8.argtypes = []
     return loaded
 
 
 def instruction_set() -> str:
     """The best of `INSTRUCTION_SETS` that this processor has."""
     return INSTRUCTION_SETS[::-1][shared_library().vk_best_instruction_set()]
+
+
+def supports_int8() -> bool:
+    """Whether this processor runs networks in int8: it has AVX-512 with VNNI."""
+    return bool(shared_library().vk_supports_int8())
 
 
 def instruction_set_number(name: str | None) -> int:
