@@ -1,4 +1,4 @@
-/* Where the processor has no kernels in int8: no step fits, so nothing here is called with work to do. */
+/* For processors without kernels in int8, where `vk_open` refuses such networks: nothing here is ever called. */
 #include "int8_kernels.h"
 
 void vk_int8_multiply(const struct vk_int8_product *product) { (void)product; }

@@ -45,7 +45,9 @@ def pack_int8(graph: Graph, instruction_set: int) -> bytes:
 
 
 class _Int8Weights(Weights):
-    def matrix(self, layer: Int8Layer, rows: Bytes, inputs: int, outputs: int, factor: float = 1.0) -> tuple[object, ...]:
+    def matrix(
+        self, layer: Int8Layer, rows: Bytes, inputs: int, outputs: int, factor: float = 1.0
+    ) -> tuple[object, ...]:
         """`rows` is (outputs, inputs), padded with zeros to (`outputs`, `inputs`)."""
         padded = np.zeros((outputs, inputs), np.int8)
         padded[: rows.shape[0], : rows.shape[1]] = rows
@@ -108,10 +110,10 @@ def _residual(plan: Int8Plan, index: int, weights: _Int8Weights) -> bytes:
     if block.from_image:
         source, channels = FROM_IMAGE, hidden
         kernel, pads = block.expand.weight.shape[2], block.expand.pads
-        rows = expand.weight.transpose(0, 2, 3, 1).reshape(len(expand.weight), kernel, -1)  # row, then column, channel
+        taps = expand.weight.transpose(0, 2, 3, 1).reshape(len(expand.weight), kernel, -1)  # row, then column, channel
         run = rounded(3 * kernel, _QUAD)
-        rows = np.pad(rows, ((0, 0), (0, 0), (0, run - 3 * kernel))).reshape(len(rows), -1)
-        matrix = weights.matrix(expand, rows, kernel * run, hidden)
+        taps = np.pad(taps, ((0, 0), (0, 0), (0, run - 3 * kernel)))
+        matrix = weights.matrix(expand, taps.reshape(len(taps), -1), kernel * run, hidden)
         stem = (kernel, block.expand.stride, pads[0], pads[1])
         levels = weights.add(plan.image)
     else:
@@ -188,5 +190,3 @@ def _classifier(plan: Int8Plan, weights: _Int8Weights) -> bytes:
     channels = rounded(inputs, BLOCK)
     matrix = weights.matrix(layer, layer.weight, rounded(inputs, _QUAD), rounded(classes, BLOCK), plan.factor)
     return _plain_step(CLASSIFIER, 1, 1, (channels, 0, classes), matrix, _quantised())
-
-

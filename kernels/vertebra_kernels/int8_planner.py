@@ -95,9 +95,9 @@ def _without_pairs(graph: Graph) -> _Bare:
         if first in graph.constants:
             if zero.any() or scale.dtype != np.float32 or node.attributes.get("axis", 0) != 0:
                 raise UnsupportedGraph(f"node {node.outputs[0]!r} ({node.op}): its zero points are not 0, or its axis")
-            scales[first] = scale.reshape(-1)
+            scales[first] = scale.reshape(-1).astype(np.float32)
             continue
-        if scale.size != 1 or scale.dtype != np.float32 or zero.dtype != np.uint8 or not scale.reshape(()) > 0:
+        if scale.size != 1 or scale.dtype != np.float32 or zero.dtype != np.uint8 or not float(scale.reshape(())) > 0:
             raise UnsupportedGraph(f"node {node.outputs[0]!r} ({node.op}): it is not to uint8 with one positive scale")
         found = Levels(np.float32(scale.reshape(())), int(zero.reshape(())))
         if levels.setdefault(first, found) != found:
@@ -200,7 +200,7 @@ class _Int8Reader(Reader):
             if not np.allclose(np.broadcast_to(bias_scale, outputs), levels.scale * scale, rtol=1e-5, atol=0):
                 raise self.unsupported(node, "the scale of its bias is not that of its input x that of its weights")
         written = None if result is None else self.levels_of(result)
-        return Int8Layer(weight, bias.astype(np.int32), scale.astype(np.float32), levels, written)
+        return Int8Layer(weight.astype(np.int8), bias.astype(np.int32), scale.astype(np.float32), levels, written)
 
     def activation(self) -> Activation:
         """What the levels before are limited to; an activation of its own is left to other engines."""

@@ -57,6 +57,7 @@ class FloatWeights(Weights):
     """Arrays of float32."""
 
     def add(self, values: NDArray[np.generic]) -> int:
+        """Appends an array as float32; returns its offset."""
         return super().add(values.astype(np.float32))
 
     def matrix(
@@ -138,4 +139,3 @@ def _classifier(plan: Plan, weights: FloatWeights) -> bytes:
     channels = rounded(inputs, BLOCK)
     matrix = weights.matrix(plan.classifier.weight, plan.classifier.bias, channels, rounded(classes, HALF), None)
     return _plain_step(CLASSIFIER, 1, 1, channels, 0, classes, matrix)
-

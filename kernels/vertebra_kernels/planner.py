@@ -45,6 +45,7 @@ class Reader:
         self.height, self.width = graph.image_size
 
     def plan(self) -> Plan:
+        """All steps, from the image to the probabilities."""
         scale, shift = self.normalisation()
         stem, stem_activation = self.convolution(), self.activation()
         if stem.groups != 1 or stem.weight.shape[1] != 3 or stem.weight.shape[2] != 3:
@@ -79,6 +80,7 @@ class Reader:
     # Steps
 
     def normalisation(self) -> tuple[Array, Array]:
+        """Scale and shift of the image's three channels."""
         transpose = self.take("Transpose")
         if list(_integers(transpose.attributes.get("perm"))) != [0, 3, 1, 2]:
             raise self.unsupported(transpose, "the input is not (N, height, width, 3)")
@@ -95,6 +97,7 @@ class Reader:
         return scale, shift
 
     def block(self, stem: Convolution | None = None, stem_activation: Activation | None = None) -> InvertedResidual:
+        """An inverted residual; the first takes the stem in the place of its expansion."""
         start, height, width = self.tensor, self.height, self.width
         expand, expand_activation = stem, stem_activation or Activation()
         node = self.peek("Conv")
@@ -146,6 +149,7 @@ class Reader:
         return SqueezeExcitation(down, activation, up)
 
     def classifier(self, channels: int) -> Classifier:
+        """The dense layer on the embedding, the temperature and the softmax that follow."""
         node = self.take("Gemm")
         weight = self.constant(node, 1).astype(np.float32)
         attributes = node.attributes
@@ -167,6 +171,7 @@ class Reader:
         return self.scaled(Classifier(np.ascontiguousarray(weight), np.ascontiguousarray(bias)), factor)
 
     def scaled(self, classifier: Classifier, factor: float) -> Classifier:
+        """The classifier with its logits times `factor`."""
         if factor == 1:
             return classifier
         weight, bias = (values.astype(np.float64) * factor for values in (classifier.weight, classifier.bias))
@@ -205,6 +210,7 @@ class Reader:
             self.tensor, self.read = tensor, read
 
     def pointwise(self) -> Convolution:
+        """A 1 x 1 convolution."""
         node = self.peek("Conv")
         convolution = self.convolution()
         if convolution.groups != 1 or convolution.weight.shape[2] != 1 or convolution.stride != 1:
@@ -214,6 +220,7 @@ class Reader:
         return convolution
 
     def convolution(self) -> Convolution:
+        """The convolution that follows."""
         node = self.take("Conv")
         weight = self.constant(node, 1).astype(np.float32)
         if weight.ndim != 4 or weight.shape[2] != weight.shape[3]:
@@ -282,21 +289,25 @@ class Reader:
         return nodes[0]
 
     def take(self, *ops: str) -> Node:
+        """The node that follows; what stands before it is done with."""
         node = self.peek(*ops)
         self.step_to(node)
         return node
 
     def step_to(self, node: Node) -> None:
+        """Goes on behind `node`."""
         if self.tensor in self.graph.outputs.values() and self.tensor not in self.kinds:
             raise self.unsupported(node, "its input is an output of the graph, which the fused step does not keep")
         self.tensor = node.outputs[0]
         self.read.add(self.tensor)
 
     def alone(self, tensor: str) -> None:
+        """Raises if a tensor inside a step is an output."""
         if tensor in self.graph.outputs.values():
             raise UnsupportedGraph(f"tensor {tensor!r} is an output of the graph, which the fused step does not keep")
 
     def groups(self, node: Node) -> int:
+        """The groups of a convolution."""
         return _integers([node.attributes.get("group", 1)])[0]
 
     def channels(self, node: Node) -> Array:
@@ -310,12 +321,14 @@ class Reader:
         return values.reshape(3)
 
     def constant(self, node: Node, position: int) -> NDArray[np.generic]:
+        """An input of a node that is a constant."""
         name = node.inputs[position] if position < len(node.inputs) else ""
         if name not in self.graph.constants:
             raise self.unsupported(node, f"input {position} is not a constant")
         return self.graph.constants[name]
 
     def unsupported(self, node: Node, reason: str) -> UnsupportedGraph:
+        """The error that names a node."""
         return UnsupportedGraph(f"node {node.outputs[0]!r} ({node.op}): {reason}")
 
 

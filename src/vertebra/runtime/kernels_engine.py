@@ -43,6 +43,10 @@ def import_kernels() -> Any:
             raise EngineError(
                 f"the library of vertebra-kernels cannot be loaded ({first_line(error)}). {_ADVICE}"
             ) from error
+    if not hasattr(vertebra_kernels, "supports_int8"):
+        raise EngineError(
+            "vertebra-kernels is older than 0.2.0, which this Vertebra needs. Run: pip install -U 'vertebra[kernels]'"
+        )
     return vertebra_kernels
 
 
@@ -99,6 +103,8 @@ def packed_file(path: Path, card: Card) -> Path:
         return [_Unverified(packed, Plan("kernels", threads=threads)) for threads in (1, 2)]
 
     version = f"{metadata.version('vertebra-kernels')}-{kernels.instruction_set()}"
+    if kernels.supports_int8():  # where it does not, files in int8 are refused, which the cache has too
+        version += "-int8"
     # Other orders of summing stay ten times below both tolerances.
     return converted(path, card, ConvertedForm("kernels", version, pack, unverified, 1e-4, 1e-4))
 
