@@ -45,9 +45,10 @@ def graphs(folder):
         yield path.stem, network_graph(path, read_card(path)), known["images"], [known[name] for name in OUTPUTS]
 
 
-def instruction_sets():
+def instruction_sets(name):
     names = vertebra_kernels.INSTRUCTION_SETS
-    return names[names.index(vertebra_kernels.instruction_set()) :]
+    here = names[names.index(vertebra_kernels.instruction_set()) :]
+    return here[:1] if name.endswith("-int8") else here
 
 
 def require_same(name, network, images, right):
@@ -61,7 +62,7 @@ def require_same(name, network, images, right):
 
 def run(folder):
     for name, graph, images, right in graphs(folder):
-        for instructions in instruction_sets():
+        for instructions in instruction_sets(name):
             packed = vertebra_kernels.pack(graph, instructions)
             for threads in THREADS:
                 network = vertebra_kernels.Network(packed, threads)
@@ -78,32 +79,38 @@ def run(folder):
 
 def damage(folder):
     """Damaged forms are refused or run; nothing is read or written outside of them."""
-    name, graph, images, _ = next(graphs(folder))
-    random = np.random.default_rng(0)
-    refused = 0
-    for instructions in instruction_sets():
-        packed = bytearray(vertebra_kernels.pack(graph, instructions))
-        for turn in range(DAMAGES):
-            damaged = bytearray(packed)
-            if turn % 3 == 0:
-                del damaged[int(random.integers(len(damaged))) :]
-            else:
-                # The plan comes before the weights.
-                for place in random.integers(4096, size=1 + turn % 4):
-                    damaged[place] = random.integers(256) if turn % 3 == 1 else random.choice([0, 1, 127, 128, 255])
+    forms = {name.rpartition("-")[2]: (name, graph, images) for name, graph, images, _ in graphs(folder)}
+    for name, graph, images in forms.values():  # one in float32, and one in int8
+        random = np.random.default_rng(0)
+        refused = 0
+        for instructions in instruction_sets(name):
+            packed = bytearray(vertebra_kernels.pack(graph, instructions))
+            refused += sum(damage_one(packed, turn, random, images) for turn in range(DAMAGES))
+        sys.stdout.write(f"{name} {refused} refused\n")
+
+
+def damage_one(packed, turn, random, images):
+    """Whether a damaged form is refused."""
+    damaged = bytearray(packed)
+    if turn % 3 == 0:
+        del damaged[int(random.integers(len(damaged))) :]
+    else:
+        # The plan comes before the weights.
+        for place in random.integers(4096, size=1 + turn % 4):
+            damaged[place] = random.integers(256) if turn % 3 == 1 else random.choice([0, 1, 127, 128, 255])
+    try:
+        network = vertebra_kernels.Network(bytes(damaged), 1 + turn % 2)
+    except ValueError:
+        return True
+    refused = False
+    if network.outputs and set(OUTPUTS) <= set(network.outputs):
+        with np.errstate(all="ignore"):
             try:
-                network = vertebra_kernels.Network(bytes(damaged), 1 + turn % 2)
-            except ValueError:
-                refused += 1
-                continue
-            if network.outputs and set(OUTPUTS) <= set(network.outputs):
-                with np.errstate(all="ignore"):
-                    try:
-                        network.run(images[:1], OUTPUTS)
-                    except (ValueError, MemoryError):
-                        refused += 1
-            network.close()
-    sys.stdout.write(f"{name} {refused} refused\n")
+                network.run(images[:1], OUTPUTS)
+            except (ValueError, MemoryError):
+                refused = True
+    network.close()
+    return refused
 
 
 if __name__ == "__main__":

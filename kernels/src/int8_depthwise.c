@@ -8,17 +8,21 @@
 INLINE int group_of(int column) { return column >= 0 ? column / 4 : -((3 - column) / 4); }
 INLINE int byte_of(int column) { return column - 4 * group_of(column); }
 
+/* By a count that need not be a literal, as where nothing is unrolled. */
+INLINE __m512i shift_up(__m512i value, int bytes) { return _mm512_sll_epi32(value, _mm_cvtsi32_si128(8 * bytes)); }
+INLINE __m512i shift_down(__m512i value, int bytes) { return _mm512_srl_epi32(value, _mm_cvtsi32_si128(8 * bytes)); }
+
 /* weights[row][s][0 and 1]: for the group of the first tap and the next one. */
 INLINE void shift_weights(const int kernel, const int8_t *from, __m512i weights[5][4][2]) {
     const int8_t *fifth = from + kernel * VK_GROUP_BYTES;
     UNROLL for (int dy = 0; dy < kernel; dy++) {
         const __m512i four = _mm512_load_si512(from + dy * VK_GROUP_BYTES);
         UNROLL for (int s = 0; s < 4; s++) {
-            weights[dy][s][0] = s ? _mm512_slli_epi32(four, 8 * s) : four;
-            weights[dy][s][1] = s ? _mm512_srli_epi32(four, 32 - 8 * s) : _mm512_setzero_si512();
+            weights[dy][s][0] = shift_up(four, s);
+            weights[dy][s][1] = shift_down(four, 4 - s);
             if (kernel == 5)
                 weights[dy][s][1] = _mm512_or_si512(
-                    weights[dy][s][1], _mm512_slli_epi32(_mm512_load_si512(fifth + dy * VK_GROUP_BYTES), 8 * s));
+                    weights[dy][s][1], shift_up(_mm512_load_si512(fifth + dy * VK_GROUP_BYTES), s));
         }
     }
 }

@@ -22,7 +22,7 @@ from vertebra.runtime.predictor import Predictor
 
 pytestmark = pytest.mark.skipif(not kernels_engine.installed(), reason="vertebra-kernels is not installed")
 NETWORKS = {"mobilenet_v2": {"width_mult": 0.35}, "efficientnet_lite0": {}, "efficientnet_b0": {}}
-SIZE = 96
+SIZE, SMALL = 96, 64
 QUICK = {"batches": (2,), "turns": 1, "seconds": 0.01, "threads": 1}
 
 
@@ -105,6 +105,58 @@ def test_no_less_exact_than_onnxruntime_on_lanes_and_threads(model, plan):
         )
         assert max(found) < 2 * max(usual) < 1e-4
     runner.close()
+
+
+@pytest.fixture(scope="module")
+def int8_model(once):
+    """MobileNetV2 in int8, from random weights."""
+
+    def make(folder):
+        import torch
+
+        from vertebra.export import Calibration, export
+        from vertebra.models import create_model
+
+        torch.manual_seed(0)
+        network = create_model("mobilenet_v2", num_classes=5, width_mult=0.35).eval()
+        photos = Calibration(images(20)[:, :SMALL, :SMALL])
+        export(
+            network, folder / "m.onnx", architecture="mobilenet_v2", classes=list("abcde"), calibration=photos,
+            preprocessing=Preprocessing(crop_size=SMALL, resize_size=SMALL), force=True,
+        )  # fmt: skip
+
+    return once("kernels-int8", make) / "m.onnx"
+
+
+def test_int8_has_the_integers_of_onnxruntime(vertebra, int8_model, photo):
+    if not kernels_engine.import_kernels().supports_int8():
+        pytest.skip("this processor has no AVX-512 with VNNI")
+    predict = ("predict", photo, "--model", int8_model, "--json", "--embed", "--engine")
+    (one,), (other,) = (vertebra(*predict, engine).json for engine in ("kernels", "onnxruntime"))
+    assert [p["class"] for p in one["predictions"]] == [p["class"] for p in other["predictions"]]
+    assert one["embedding"] == other["embedding"]
+    pixels = images(5)[:, :SMALL, :SMALL]
+    _, *expected = open_engine(int8_model, read_card(int8_model), Plan()).run(pixels, OUTPUTS)
+    for plan in (Plan("kernels", 1, 2), Plan("kernels", 2, 1, 2)):
+        runner = Runner(open_engine(int8_model, read_card(int8_model), plan), plan)
+        for right, found in zip(expected, runner.run(pixels, OUTPUTS)[1:], strict=True):
+            np.testing.assert_array_equal(found, right)
+        runner.close()
+
+
+def test_int8_without_vnni(vertebra, int8_model, photo, monkeypatch):
+    monkeypatch.setattr("vertebra_kernels.int8_packing.supports_int8", lambda: False)
+    result = vertebra("predict", photo, "--model", int8_model, "--engine", "kernels")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert f"the kernels cannot run {int8_model}: int8 needs AVX-512 with VNNI" in result.err
+    assert vertebra("predict", photo, "--model", int8_model).code == 0
+
+
+def test_an_older_package_is_named(vertebra, int8_model, photo, monkeypatch):
+    monkeypatch.delattr("vertebra_kernels.supports_int8")
+    result = vertebra("predict", photo, "--model", int8_model, "--engine", "kernels")
+    assert result.code == 1
+    assert "vertebra-kernels is older than 0.2.0, which this Vertebra needs. Run: pip install" in result.err
 
 
 def test_what_the_planner_does_not_know(vertebra, tiny_model, photo):
