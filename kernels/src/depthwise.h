@@ -30,21 +30,22 @@ INLINE void depthwise_tile(const int width, const int kernel, const int stride, 
 INLINE void depthwise_of(const int kernel, const int stride, const int silu, const struct vk_depthwise_row *job) {
     /* Tiles of nearly equal width, none of a single output where that can be helped. */
     const int tiles = (job->width + 7) / 8, narrow_width = job->width / tiles, wider = job->width - narrow_width * tiles;
-    for (int lane = 0; lane < VK_BLOCK; lane += LANES) {
-        vec total = {0};
-        ptrdiff_t column = 0;
-        for (int t = 0; t < tiles; t++) {
-            int width = narrow_width + (t < wider);
+    vec total[PER_BLOCK] = {{0}};
+    ptrdiff_t column = 0;
+    for (int t = 0; t < tiles; t++) {
+        const int width = narrow_width + (t < wider);
+        for (int part = 0; part < PER_BLOCK; part++) /* within a tile, so that each line of the input is fetched once */
             switch (width) {
 #define CASE(n)                                                                                                        \
-    case n: depthwise_tile(n, kernel, stride, silu, job, column, lane, &total); break;
+    case n: depthwise_tile(n, kernel, stride, silu, job, column, part * LANES, &total[part]); break;
                 CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
 #undef CASE
             }
-            column += width;
-        }
-        if (job->sums) store(job->sums + lane, load(job->sums + lane) + total);
+        column += width;
     }
+    if (job->sums)
+        for (int part = 0; part < PER_BLOCK; part++)
+            store(job->sums + part * LANES, load(job->sums + part * LANES) + total[part]);
 }
 
 #define DEPTHWISE(kernel, stride, silu)                                                                                \

@@ -3,6 +3,7 @@
 #include "vectors.h"
 #include "microkernels.h"
 #include "depthwise.h"
+#include "weigh.h"
 
 static void normalise(float *out, const uint8_t *in, const float *scale, const float *shift, ptrdiff_t count) {
     for (ptrdiff_t i = 0; i < count; i++) out[i] = (float)in[i] * scale[i] + shift[i];
@@ -62,4 +63,4 @@ static void softmax(float *out, const float *in, ptrdiff_t count) {
 }
 
 const struct vk_kernels KERNELS = {multiply,  depthwise,     normalise, sum_parts, scale_map,
-                                   scale_weights, mean, sigmoid,   softmax};
+                                   scale_weights, mean, sigmoid,   softmax, weigh};

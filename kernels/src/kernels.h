@@ -58,8 +58,15 @@ struct vk_kernels {
     void (*mean)(float *out, const float *map, ptrdiff_t count);
     void (*sigmoid)(float *values, ptrdiff_t count); /* count: a multiple of 16 */
     void (*softmax)(float *out, const float *in, ptrdiff_t count);
+    /* out[i] = the byte nearest to the sum over k of in[k x stride + i] x weights[k] / 2^VK_FRACTION_BITS; `count` is a
+     * multiple of 16 */
+    void (*weigh)(uint8_t *out, const uint8_t *in, ptrdiff_t stride, int taps, const int32_t *weights, ptrdiff_t count);
 };
 
+enum { VK_FRACTION_BITS = 22 };
+
 extern const struct vk_kernels vk_kernels_portable, vk_kernels_avx2, vk_kernels_avx512;
+/* Those of a supported instruction set. */
+const struct vk_kernels *vk_kernels_of(int instruction_set);
 
 #endif

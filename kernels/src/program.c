@@ -41,6 +41,8 @@ static const struct vk_kernels *const kernel_sets[VK_INSTRUCTION_SETS] = {
 #endif
 };
 
+const struct vk_kernels *vk_kernels_of(int instruction_set) { return kernel_sets[instruction_set]; }
+
 int vk_supports(int instruction_set) {
     if (instruction_set == VK_PORTABLE) return 1;
 #ifdef __x86_64__
@@ -169,7 +171,7 @@ int vk_open(const void *packed, size_t size, int threads, struct vk_network **ne
         status = VK_NO_MEMORY;
     } else {
         memcpy(n->copy.address, packed, size);
-        n->kernels = kernel_sets[n->header.instruction_set];
+        n->kernels = vk_kernels_of((int)n->header.instruction_set);
         n->steps = (const struct vk_step *)((char *)n->copy.address + n->header.steps_offset);
         n->weights = (const float *)((char *)n->copy.address + n->header.weights_offset);
         status = make_workspaces(n);

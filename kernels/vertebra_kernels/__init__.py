@@ -8,6 +8,7 @@
 from vertebra_kernels.graph import Graph, Node, UnsupportedGraph
 from vertebra_kernels.network import Network
 from vertebra_kernels.packing import pack
+from vertebra_kernels.resizing import is_resizable, resize
 from vertebra_kernels.shared_library import INSTRUCTION_SETS, instruction_set, supports_int8
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "Node",
     "UnsupportedGraph",
     "instruction_set",
+    "is_resizable",
     "pack",
+    "resize",
     "supports_int8",
 ]

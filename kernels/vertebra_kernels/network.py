@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vertebra_kernels.packed_block import output_kinds
-from vertebra_kernels.shared_library import shared_library
+from vertebra_kernels.shared_library import check_status, shared_library
 
 Array: TypeAlias = NDArray[np.float32]
 
@@ -37,7 +37,7 @@ class Network:
         if block.ctypes.data % 8:
             block = block.copy()
         handle = ctypes.c_void_p()
-        _check(shared_library().vk_open(block.ctypes.data, block.size, threads, ctypes.byref(handle)))
+        check_status(shared_library().vk_open(block.ctypes.data, block.size, threads, ctypes.byref(handle)))
         self._handle = handle
         self._finalizer = weakref.finalize(self, shared_library().vk_close, handle)
         sizes = (ctypes.c_int64 * 6)()
@@ -76,16 +76,9 @@ class Network:
             if kind not in results:
                 results[kind] = np.empty((len(images), *self.outputs[name]), np.float32)
         pointers = [results[kind].ctypes.data if kind in results else None for kind in _KINDS]
-        _check(shared_library().vk_run(self._handle, images.ctypes.data, len(images), *pointers))
+        check_status(shared_library().vk_run(self._handle, images.ctypes.data, len(images), *pointers))
         return [results[self._kinds[name]] for name in outputs]
 
     def close(self) -> None:
         """Ends the threads and frees the memory; again is harmless."""
         self._finalizer()
-
-
-def _check(status: int) -> None:
-    if status == 0:
-        return
-    message = shared_library().vk_error(status).decode()
-    raise {6: MemoryError, 7: OSError}.get(status, ValueError)(message)

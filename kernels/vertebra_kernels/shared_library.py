@@ -21,6 +21,9 @@ def shared_library() -> ctypes.CDLL:
     loaded.vk_run.restype = ctypes.c_int
     loaded.vk_describe.argtypes = [pointer, ctypes.POINTER(ctypes.c_int64)]
     loaded.vk_describe.restype = None
+    integer = ctypes.c_int
+    loaded.vk_resize.argtypes = [pointer, *[integer] * 10, pointer]
+    loaded.vk_resize.restype = integer
     loaded.vk_close.argtypes = [pointer]
     loaded.vk_close.restype = None
     loaded.vk_error.argtypes = [ctypes.c_int]
@@ -50,3 +53,10 @@ def instruction_set_number(name: str | None) -> int:
     if name not in INSTRUCTION_SETS:
         raise ValueError(f"instruction set {name!r} is none of {', '.join(INSTRUCTION_SETS)}")
     return INSTRUCTION_SETS[::-1].index(name)
+
+
+def check_status(status: int) -> None:
+    """Raise what a status of the library means: ValueError, MemoryError or OSError."""
+    if status:
+        message = shared_library().vk_error(status).decode()
+        raise {6: MemoryError, 7: OSError}.get(status, ValueError)(message)

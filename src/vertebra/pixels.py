@@ -5,24 +5,14 @@ Training, evaluation, prediction, the server and `weights.transforms()` all use 
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from vertebra.decoding import Source, decode, decode_opened, source_name
 from vertebra.decoding_notes import DecodingNotes
 from vertebra.preprocessing import Preprocessing, center_crop_box, strip_crop_box
-
-Pixels: TypeAlias = NDArray[np.uint8]
-
-# Name in the card -> Pillow's resampling filter.
-_FILTERS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-}
+from vertebra.resizing import Pixels as Pixels
+from vertebra.resizing import resize_and_crop_rgb
 
 # Incremented when `resize_and_crop` gives different pixels, which invalidates caches.
 FIT_VERSION = 1
@@ -66,7 +56,8 @@ def resize_and_crop(picture: Image.Image, preprocessing: Preprocessing) -> Pixel
     box = strip_crop_box(*picture.size)
     if box != (0, 0, *picture.size):
         picture = picture.crop(box)
-    size = preprocessing.resized(picture.height, picture.width)
-    if size != (picture.height, picture.width):
-        picture = picture.resize(size[::-1], _FILTERS[preprocessing.interpolation])
-    return np.asarray(picture.crop(center_crop_box(picture.height, picture.width, preprocessing.crop_size)))
+    height, width = size = preprocessing.resized(picture.height, picture.width)
+    crop = center_crop_box(height, width, preprocessing.crop_size)
+    if size == (picture.height, picture.width):
+        return np.asarray(picture.crop(crop))
+    return resize_and_crop_rgb(picture, size, preprocessing.interpolation, crop)
