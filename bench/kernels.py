@@ -171,6 +171,10 @@ def run_task(task: str, arguments: Sequence[Any]) -> Any:
     if task == "folder":
         from folder import with_vertebra
 
+        from vertebra import resizing
+
+        if arguments[2] != "kernels":
+            resizing._kernels = lambda: None  # Pillow, as without the package
         return with_vertebra(*arguments)
     return one_memory(*arguments)
 
@@ -217,7 +221,7 @@ def starts(files: NetworkFiles, folder: Path) -> dict[str, Any]:
 
 
 def folder_rates(files: NetworkFiles) -> dict[str, Any]:
-    """Images a second of a folder of photos."""
+    """Images a second of a folder of photos: the kernels, which also resize, and ONNX Runtime with Pillow."""
     from folder import COUNT, photos
 
     paths = photos()
@@ -295,7 +299,7 @@ def _other_parts(document: dict[str, Any]) -> str:
         rows.append([label, f"{ours:.3f} s", f"{theirs:.3f} s", f"{ours / theirs:.2f}"])
     for network, found in document["folder"].items():
         ours, theirs = (found[engine]["median"] for engine in ("kernels", "onnxruntime"))
-        label = f"{network}: folder of photos ({found['same_class']:.1%} same class)"
+        label = f"{network}: folder of photos, beside ONNX Runtime and Pillow ({found['same_class']:.1%} same class)"
         rows.append([label, f"{ours:.1f} images/s", f"{theirs:.1f} images/s", f"{ours / theirs:.2f}"])
     return _common.table(["", "kernels", "onnxruntime", "ratio"], rows)
 
