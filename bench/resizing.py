@@ -7,6 +7,8 @@ vertebra-kernels is part of the time.
 from __future__ import annotations
 
 import argparse
+import functools
+import importlib.util
 import sys
 from typing import Any
 
@@ -14,17 +16,25 @@ import _common
 import numpy as np
 from PIL import Image
 
-# Height and width of photos; the first is the median of Caltech-101, the last a phone's.
-SIZES = ((200, 300), (375, 500), (1500, 2000), (3000, 4000))
+# Height and width of photos: the first is the median of Caltech-101, the second of ImageNet.
+SIZES = ((200, 300), (375, 500), (1500, 2000))
 RESIZE, CROP = 256, 224
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 PACKAGES = ("vertebra-kernels", "pillow")
 
 
+def by_kernels(picture: Image.Image, size: tuple[int, int], name: str, box: tuple[int, int, int, int]) -> Any:
+    from vertebra_kernels import resize
+
+    return resize(np.asarray(picture), size, name, box)
+
+
+def by_pillow(picture: Image.Image, size: tuple[int, int], name: str, box: tuple[int, int, int, int]) -> Any:
+    return np.asarray(picture.resize(size[::-1], FILTERS[name]).crop(box))
+
+
 def measure(n: int) -> dict[str, Any]:
-    try:
-        import vertebra_kernels
-    except ImportError:
+    if importlib.util.find_spec("vertebra_kernels") is None:
         sys.exit("vertebra-kernels is not installed. Run: pip install ./kernels")
     from vertebra.preprocessing import Preprocessing, center_crop_box
 
@@ -34,10 +44,10 @@ def measure(n: int) -> dict[str, Any]:
         picture = Image.fromarray(image)
         size = Preprocessing(CROP, RESIZE).resized(height, width)
         box = center_crop_box(*size, CROP)
-        for name, number in FILTERS.items():
+        for name in FILTERS:
             calls = {
-                "vertebra-kernels": lambda s=size, f=name, b=box: vertebra_kernels.resize(np.asarray(picture), s, f, b),
-                "pillow": lambda s=size, f=number, b=box: np.asarray(picture.resize(s[::-1], f).crop(b)),
+                "vertebra-kernels": functools.partial(by_kernels, picture, size, name, box),
+                "pillow": functools.partial(by_pillow, picture, size, name, box),
             }
             if not np.array_equal(calls["vertebra-kernels"](), calls["pillow"]()):
                 sys.exit(f"other pixels than Pillow's: {height} x {width}, {name}")

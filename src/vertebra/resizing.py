@@ -27,6 +27,9 @@ _FILTERS = {
 # Photos of a process that Pillow resizes: for so few, loading the package would take longer than it saves.
 _FIRST_BY_PILLOW = 8
 
+# Larger pictures are Pillow's: copying their pixels into an array takes as long as Pillow's resizing.
+_MOST_PIXELS = 4_000_000
+
 # Heights and widths before and after, for the comparison: smaller, larger, and squashed.
 _COMPARED = (((90, 120), (40, 53)), ((37, 53), (64, 92)), ((60, 90), (50, 50)))
 
@@ -39,8 +42,12 @@ def resize_and_crop_rgb(
     """Return the part `box` (left, top, right, bottom) of an RGB picture that is resized to height and width `size`."""
     if next(_resized) >= _FIRST_BY_PILLOW and (kernels := _kernels()) is not None:
         left, top, right, bottom = box
-        inside = 0 <= left < right <= size[1] and 0 <= top < bottom <= size[0]
-        if inside and interpolation in kernels.FILTERS and kernels.is_resizable((picture.height, picture.width), size):
+        fits = (
+            0 <= left < right <= size[1]
+            and 0 <= top < bottom <= size[0]
+            and picture.width * picture.height <= _MOST_PIXELS
+        )
+        if fits and interpolation in kernels.FILTERS and kernels.is_resizable((picture.height, picture.width), size):
             pixels: Pixels = kernels.resize(np.asarray(picture), size, interpolation, box)
             return pixels
     return _by_pillow(picture, size, interpolation, box)
