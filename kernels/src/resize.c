@@ -132,25 +132,32 @@ int vk_resize(const uint8_t *image, int height, int width, int out_height, int o
         const int begin_x = across.first[0], end_x = across.first[last_x] + across.taps[last_x];
         const int begin_y = down.first[0], end_y = down.first[last_y] + down.taps[last_y];
         const ptrdiff_t line = (ptrdiff_t)crop_width * CHANNELS, padded = (line + ROWS - 1) / ROWS * ROWS;
+        const ptrdiff_t row_size = (ptrdiff_t)width * CHANNELS;
+        const int capacity = down.most + 2 * ROWS;
         strip = calloc((size_t)(end_x - begin_x) * CHANNELS, ROWS);
         weighed = calloc((size_t)padded, ROWS);
-        rows = malloc((size_t)(end_y - begin_y) * (size_t)padded);
+        rows = malloc((size_t)capacity * (size_t)padded);
         if (!strip || !weighed || !rows) status = VK_NO_MEMORY;
+        int next = 0, kept = begin_y; /* the next output row, and the number of the first row that is kept in `rows` */
         for (int y = begin_y; y < end_y && !status; y += ROWS) {
             const int some = end_y - y < ROWS ? end_y - y : ROWS;
-            const ptrdiff_t row_size = (ptrdiff_t)width * CHANNELS;
+            if (y + ROWS - kept > capacity) {
+                const int needed = down.first[next];
+                memmove(rows, rows + (needed - kept) * padded, (size_t)(y - needed) * (size_t)padded);
+                kept = needed;
+            }
             transpose(strip, image + y * row_size + begin_x * CHANNELS, row_size, some,
                       (ptrdiff_t)(end_x - begin_x) * CHANNELS);
             for (int x = 0; x < crop_width; x++)
                 kernels->weigh(weighed + (ptrdiff_t)x * CHANNELS * ROWS,
                                strip + (ptrdiff_t)(across.first[x] - begin_x) * CHANNELS * ROWS, CHANNELS * ROWS,
                                across.taps[x], across.weights + (ptrdiff_t)x * across.most, CHANNELS * ROWS);
-            transpose_back(rows + (y - begin_y) * padded, padded, some, weighed, padded);
-        }
-        for (int y = 0; y < crop_height && !status; y++) {
-            kernels->weigh(weighed, rows + (down.first[y] - begin_y) * padded, padded, down.taps[y],
-                           down.weights + (ptrdiff_t)y * down.most, (int)padded);
-            memcpy(out + y * line, weighed, (size_t)line);
+            transpose_back(rows + (y - kept) * padded, padded, some, weighed, padded);
+            for (; next < crop_height && down.first[next] + down.taps[next] <= y + some; next++) {
+                kernels->weigh(weighed, rows + (down.first[next] - kept) * padded, padded, down.taps[next],
+                               down.weights + (ptrdiff_t)next * down.most, padded);
+                memcpy(out + next * line, weighed, (size_t)line);
+            }
         }
     }
     free_axis(&across);
