@@ -1,4 +1,4 @@
-"""Resize and crop an RGB picture: by Pillow, or in about a sixth of the time by `vertebra-kernels` with the same pixels.
+"""Resize and crop an RGB picture: by Pillow, or several times faster by `vertebra-kernels` with the same pixels.
 
 The package is taken where it is installed, once a process has resized a few photos, and only after its pixels have been
 compared with those of the installed Pillow.
