@@ -19,12 +19,19 @@ struct block {
     size_t size;
 };
 
+/* A copy of the packed network, and how many networks use it. */
+struct shared {
+    struct block packed;
+    atomic_int users;
+};
+
 struct vk_network {
     const struct vk_kernels *kernels;
     struct vk_header header;
     const struct vk_step *steps;
     const float *weights;
-    struct block copy, memory, tables; /* copy: of the packed network */
+    struct shared *shared;
+    struct block memory, tables;
     struct vk_sizes sizes;
     struct vk_workspace *workspaces; /* one for each thread */
     float *embeddings, *logits;
@@ -101,6 +108,12 @@ static void release(struct block block) {
     free(block.address);
 }
 
+static void drop(struct shared *shared) {
+    if (atomic_fetch_sub(&shared->users, 1) > 1) return;
+    release(shared->packed);
+    free(shared);
+}
+
 static float *carve(float **memory, int64_t count) {
     float *part = *memory;
     *memory += (count + 63) / 16 * 16 + 16; /* apart by a little more, so that parts do not fall on the same cache sets */
@@ -152,37 +165,60 @@ static int make_workspaces(struct vk_network *n) {
     return VK_OK;
 }
 
-int vk_open(const void *packed, size_t size, int threads, struct vk_network **network) {
-    struct vk_sizes sizes;
-    if (!network) return VK_BAD_ARGUMENT;
-    *network = NULL;
-    if (threads < 1 || threads > MOST_THREADS || (uintptr_t)packed % 8) return VK_BAD_ARGUMENT;
-    int status = vk_validate(packed, size, &sizes);
-    if (status) return status;
+/* The caller's share is taken over, whether this succeeds or not. */
+static int open_shared(struct shared *shared, const struct vk_sizes *sizes, int threads, struct vk_network **network) {
     struct vk_network *n = calloc(1, sizeof *n);
-    if (!n) return VK_NO_MEMORY;
-    memcpy(&n->header, packed, sizeof n->header);
-    n->sizes = sizes;
-    n->thread_count = threads;
-    if (!vk_supports((int)n->header.instruction_set) ||
-        (n->header.precision == VK_INT8 && !vk_supports_int8())) {
-        status = VK_OTHER_PROCESSOR;
-    } else if (!(n->copy = allocate(size)).address) {
-        status = VK_NO_MEMORY;
-    } else {
-        memcpy(n->copy.address, packed, size);
-        n->kernels = vk_kernels_of((int)n->header.instruction_set);
-        n->steps = (const struct vk_step *)((char *)n->copy.address + n->header.steps_offset);
-        n->weights = (const float *)((char *)n->copy.address + n->header.weights_offset);
-        status = make_workspaces(n);
-        if (!status && !(n->threads = vk_threads_start(threads))) status = VK_NO_THREADS;
+    if (!n) {
+        drop(shared);
+        return VK_NO_MEMORY;
     }
+    const char *packed = shared->packed.address;
+    n->shared = shared;
+    memcpy(&n->header, packed, sizeof n->header);
+    n->sizes = *sizes;
+    n->thread_count = threads;
+    n->kernels = vk_kernels_of((int)n->header.instruction_set);
+    n->steps = (const struct vk_step *)(packed + n->header.steps_offset);
+    n->weights = (const float *)(packed + n->header.weights_offset);
+    int status = make_workspaces(n);
+    if (!status && !(n->threads = vk_threads_start(threads))) status = VK_NO_THREADS;
     if (status) {
         vk_close(n);
         return status;
     }
     *network = n;
     return VK_OK;
+}
+
+int vk_open(const void *packed, size_t size, int threads, struct vk_network **network) {
+    struct vk_sizes sizes;
+    struct vk_header header;
+    if (!network) return VK_BAD_ARGUMENT;
+    *network = NULL;
+    if (threads < 1 || threads > MOST_THREADS || (uintptr_t)packed % 8) return VK_BAD_ARGUMENT;
+    int status = vk_validate(packed, size, &sizes);
+    if (status) return status;
+    memcpy(&header, packed, sizeof header);
+    if (!vk_supports((int)header.instruction_set) || (header.precision == VK_INT8 && !vk_supports_int8()))
+        return VK_OTHER_PROCESSOR;
+    struct shared *shared = malloc(sizeof *shared);
+    if (!shared) return VK_NO_MEMORY;
+    shared->packed = allocate(size);
+    atomic_init(&shared->users, 1);
+    if (!shared->packed.address) {
+        free(shared);
+        return VK_NO_MEMORY;
+    }
+    memcpy(shared->packed.address, packed, size);
+    return open_shared(shared, &sizes, threads, network);
+}
+
+int vk_open_beside(struct vk_network *other, int threads, struct vk_network **network) {
+    if (!network) return VK_BAD_ARGUMENT;
+    *network = NULL;
+    if (!other || threads < 1 || threads > MOST_THREADS) return VK_BAD_ARGUMENT;
+    atomic_fetch_add(&other->shared->users, 1);
+    return open_shared(other->shared, &other->sizes, threads, network);
 }
 
 void vk_describe(const struct vk_network *n, int64_t sizes[6]) {
@@ -287,7 +323,7 @@ int vk_run(struct vk_network *n, const uint8_t *images, ptrdiff_t count, float *
 void vk_close(struct vk_network *n) {
     if (!n) return;
     vk_threads_stop(n->threads);
-    release(n->copy);
+    drop(n->shared);
     free(n->workspaces);
     release(n->memory);
     release(n->tables);

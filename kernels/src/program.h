@@ -26,6 +26,8 @@ VK_EXPORT int vk_supports(int instruction_set);
 VK_EXPORT int vk_supports_int8(void);
 /* `packed` is copied. */
 VK_EXPORT int vk_open(const void *packed, size_t size, int threads, struct vk_network **network);
+/* A network with the weights of another, which may be closed before it; both may run at the same time. */
+VK_EXPORT int vk_open_beside(struct vk_network *other, int threads, struct vk_network **network);
 /* sizes: the image's height and width; the features' channels, height and width; classes. */
 VK_EXPORT void vk_describe(const struct vk_network *network, int64_t sizes[6]);
 /* images: uint8 (count, height, width, 3). Each output may be NULL: features (count, channels, height, width),

@@ -4,6 +4,7 @@ import gc
 import os
 import struct
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -118,3 +119,23 @@ def test_calls_from_several_threads_take_turns(graph):
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_networks_with_the_same_weights(graph):
+    first = Network(pack(graph), 2)
+    images = np.random.default_rng(0).integers(0, 256, (3, *graph.image_size, 3), np.uint8)
+    right = first.run(images, ["probabilities", "embedding"])
+    others = [first.beside(threads) for threads in (1, 2)]
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda one: one.run(images, ["probabilities", "embedding"]), [first, *others]))
+    first.close()
+    found += [other.run(images, ["probabilities", "embedding"]) for other in others]
+    for outputs in found:
+        for one, expected in zip(outputs, right, strict=True):
+            np.testing.assert_allclose(one, expected, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="outside its limits"):
+        others[0].beside(0)
+    others[0].close()
+    with pytest.raises(ValueError, match="closed"):
+        others[0].beside()
+    assert others[1].run(images, ["probabilities"])[0].shape == right[0].shape

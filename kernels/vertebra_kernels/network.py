@@ -38,8 +38,7 @@ class Network:
             block = block.copy()
         handle = ctypes.c_void_p()
         check_status(shared_library().vk_open(block.ctypes.data, block.size, threads, ctypes.byref(handle)))
-        self._handle = handle
-        self._finalizer = weakref.finalize(self, shared_library().vk_close, handle)
+        self._own(handle)
         sizes = (ctypes.c_int64 * 6)()
         shared_library().vk_describe(handle, sizes)
         height, width, channels, map_height, map_width, classes = sizes
@@ -57,10 +56,33 @@ class Network:
             self.close()
             raise ValueError("the names of a packed network's outputs are damaged; pack it anew") from None
 
-    def run(self, images: NDArray[np.uint8], outputs: Sequence[str]) -> list[Array]:
-        """The outputs named, float32 `(N, ...)`, of `images`: uint8 `(N, height, width, 3)`."""
+    def _own(self, handle: ctypes.c_void_p) -> None:
+        self._handle = handle
+        self._finalizer = weakref.finalize(self, shared_library().vk_close, handle)
+
+    def beside(self, threads: int = 1) -> Network:
+        """Another network with the same weights in memory and threads of its own; both may run at the same time.
+
+        Raises:
+            ValueError: This network is closed, or `threads` is outside its limits.
+            OSError: Its threads cannot be started.
+            MemoryError: There is not enough memory.
+        """
+        self._require_open()
+        handle = ctypes.c_void_p()
+        check_status(shared_library().vk_open_beside(self._handle, threads, ctypes.byref(handle)))
+        other = Network.__new__(Network)
+        other._own(handle)
+        other.image_size, other.outputs, other._kinds = self.image_size, self.outputs, self._kinds
+        return other
+
+    def _require_open(self) -> None:
         if not self._finalizer.alive:
             raise ValueError("the network is closed")
+
+    def run(self, images: NDArray[np.uint8], outputs: Sequence[str]) -> list[Array]:
+        """The outputs named, float32 `(N, ...)`, of `images`: uint8 `(N, height, width, 3)`."""
+        self._require_open()
         unknown = [name for name in outputs if name not in self.outputs]
         if unknown:
             raise ValueError(f"output {unknown[0]!r} is none of {', '.join(self.outputs)}")

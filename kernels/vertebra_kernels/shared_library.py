@@ -17,6 +17,8 @@ def shared_library() -> ctypes.CDLL:
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
     loaded.vk_open.argtypes = [pointer, size, ctypes.c_int, ctypes.POINTER(ctypes.c_void_p)]
     loaded.vk_open.restype = ctypes.c_int
+    loaded.vk_open_beside.argtypes = [pointer, ctypes.c_int, ctypes.POINTER(ctypes.c_void_p)]
+    loaded.vk_open_beside.restype = ctypes.c_int
     loaded.vk_run.argtypes = [pointer, pointer, ctypes.c_ssize_t, pointer, pointer, pointer, pointer]
     loaded.vk_run.restype = ctypes.c_int
     loaded.vk_describe.argtypes = [pointer, ctypes.POINTER(ctypes.c_int64)]

@@ -153,7 +153,7 @@ def test_int8_without_vnni(vertebra, int8_model, photo, monkeypatch):
 
 
 def test_an_older_package_is_named(vertebra, int8_model, photo, monkeypatch):
-    monkeypatch.delattr("vertebra_kernels.supports_int8")
+    monkeypatch.delattr("vertebra_kernels.Network.beside")
     result = vertebra("predict", photo, "--model", int8_model, "--engine", "kernels")
     assert result.code == 1
     assert "vertebra-kernels is older than 0.2.0, which this Vertebra needs. Run: pip install" in result.err

@@ -1,7 +1,7 @@
 """The package `vertebra-kernels` as an engine: fused kernels for networks with depthwise convolutions.
 
 The file is planned and its weights are packed on first use; see `converted_file` for how that is verified and cached.
-Each lane copies what it needs of the packed file, which is mapped into memory meanwhile.
+The packed file is copied into memory once, for all lanes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def import_kernels() -> Any:
             raise EngineError(
                 f"the library of vertebra-kernels cannot be loaded ({first_line(error)}). {_ADVICE}"
             ) from error
-    if not hasattr(vertebra_kernels, "supports_int8"):
+    if not hasattr(vertebra_kernels.Network, "beside"):
         raise EngineError(
             "vertebra-kernels is older than 0.2.0, which this Vertebra needs. Run: pip install -U 'vertebra[kernels]'"
         )
@@ -51,7 +51,7 @@ def import_kernels() -> Any:
 
 
 class KernelsEngine:
-    """The kernels on the CPU: each lane has threads, weights and memory for activations of its own."""
+    """The kernels on the CPU: lanes share the weights, and each has threads and memory for activations of its own."""
 
     name = "kernels"
 
@@ -66,7 +66,8 @@ class KernelsEngine:
         try:
             with packed.open("rb") as file:
                 content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            self._networks = [kernels.Network(content, plan.threads) for _ in range(plan.lanes)]
+            first = kernels.Network(content, plan.threads)
+            self._networks = [first, *(first.beside(plan.threads) for _ in range(plan.lanes - 1))]
         except (OSError, ValueError, MemoryError) as error:
             raise EngineError(f"{packed} cannot be loaded ({first_line(error)}). {_ADVICE}") from error
 
