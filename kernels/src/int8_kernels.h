@@ -49,6 +49,7 @@ struct vk_int8_product {
     uint8_t *out;
     ptrdiff_t out_row_stride, out_block_stride;
     struct vk_int8_sum sum;
+    int prefetch_next; /* fetch the following blocks of weights into L2 meanwhile */
 };
 
 /* `height` rows of one block of 16 channels. */

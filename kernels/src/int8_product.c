@@ -10,6 +10,7 @@ struct tile {
     const int32_t *bias;
     const float *multiplier;
     uint8_t *out;
+    ptrdiff_t ahead;      /* bytes from its weights to those that are fetched into L2 meanwhile; 0: none */
     ptrdiff_t sum_offset; /* of its first row and block in the input that is added */
 };
 
@@ -67,6 +68,9 @@ INLINE void run_tile(const int rows, const int blocks, const struct vk_int8_prod
                 UNROLL for (int j = 0; j < blocks; j++) ADD_FOUR_PRODUCTS(sum[i][j], x, b[j]);
             }
             __asm__ volatile("" ::: "memory"); /* keeps the loads beside their use */
+            if (at->ahead) {
+                UNROLL for (int j = 0; j < blocks; j++) __builtin_prefetch(w + j * block_stride + at->ahead, 0, 2);
+            }
             w += VK_BLOCK * VK_QUAD;
             UNROLL for (int i = 0; i * 3 < rows; i++) a[i] += VK_QUAD;
         }
@@ -99,13 +103,14 @@ static tile_function *const tiles[4][MOST_ROWS + 1] = {{0}, {TO_14(ENTRY, 1)}, {
 static void run_rows(const struct vk_int8_product *job, struct tile at, int blocks) {
     const int most = blocks == 3 ? 9 : MOST_ROWS, unit = job->output == VK_TO_GROUPS && job->rows > most ? 4 : 1;
     const int units = (job->rows + unit - 1) / unit, most_units = most / unit;
-    const int count = (units + most_units - 1) / most_units;
+    const int count = (units + most_units - 1) / most_units, low = units / count, higher = units - low * count;
     const ptrdiff_t row_stride = job->output == VK_TO_GROUPS ? VK_GROUP_BYTES / 4 : job->out_row_stride;
     int done = 0;
     for (int t = 0; t < count; t++) {
-        int rows = (units * (t + 1) / count - units * t / count) * unit;
+        int rows = (low + (t < higher)) * unit;
         if (rows > job->rows - done) rows = job->rows - done;
         tiles[blocks][rows](job, &at);
+        at.ahead = 0;
         at.in += rows * job->in_row_stride;
         at.out += rows * row_stride;
         at.sum_offset += rows * row_stride;
@@ -124,6 +129,7 @@ void vk_int8_multiply(const struct vk_int8_product *job) {
                      .bias = job->bias ? job->bias + first * VK_BLOCK : NULL,
                      .multiplier = job->multiplier + first * VK_BLOCK,
                      .out = job->out + first * job->out_block_stride,
+                     .ahead = job->prefetch_next ? take * job->weight_block_stride : 0,
                      .sum_offset = first * job->out_block_stride,
                  },
                  take);

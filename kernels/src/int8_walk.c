@@ -54,7 +54,7 @@ static void read_image_rows(const struct vk_walk *walk, const struct vk_step *st
 
 /* A row of the widened map: `out` is its group 0 in the first of `blocks` blocks. */
 static void widen_row(const struct vk_walk *walk, const struct vk_step *step, const uint8_t *in, int row, int first,
-                      int blocks, uint8_t *out, ptrdiff_t block_stride) {
+                      int blocks, uint8_t *out, ptrdiff_t block_stride, int prefetch) {
     const int groups = step->source == VK_FROM_IMAGE ? step->stem_kernel : 1;
     struct vk_int8_product product =
         product_of(walk, &step->expand, groups, first, blocks, step->quantised.widened_zero);
@@ -73,6 +73,7 @@ static void widen_row(const struct vk_walk *walk, const struct vk_step *step, co
     product.output = VK_TO_GROUPS;
     product.out = out;
     product.out_block_stride = block_stride;
+    product.prefetch_next = prefetch;
     vk_int8_multiply(&product);
 }
 
@@ -138,7 +139,7 @@ static void split_by_rows(const struct vk_walk *walk, const struct vk_step *step
             for (int r = next; r < bottom; r++) {
                 uint8_t *row = widened + b * ring + (r + slots) % slots * line;
                 if (r >= 0 && r < step->height)
-                    widen_row(walk, step, in, r, b, some, row, ring);
+                    widen_row(walk, step, in, r, b, some, row, ring, 0);
                 else
                     for (int i = 0; i < some; i++) memset(row + i * ring, zero, (size_t)columns);
             }
@@ -176,7 +177,7 @@ static void split_by_channels(const struct vk_walk *walk, const struct vk_step *
     for (int b = first, some; b < last; b += some) {
         some = vk_next_blocks(last - b);
         for (int r = 0; r < step->height; r++)
-            widen_row(walk, step, in, r, b, some, widened + (r + step->pad_top) * line, map);
+            widen_row(walk, step, in, r, b, some, widened + (r + step->pad_top) * line, map, r == 0);
         for (int i = 0; i < some; i++) {
             struct vk_int8_depthwise job = depthwise_of(walk, step, b + i);
             job.in = widened + i * map;
@@ -188,6 +189,7 @@ static void split_by_channels(const struct vk_walk *walk, const struct vk_step *
     }
     struct vk_int8_product product = projection(walk, step, first, last, positions);
     product.sum = sum_with(step, in);
+    product.prefetch_next = 1;
     if (walk->members == 1) {
         product.output = VK_TO_LEVELS;
         product.out = out;
@@ -236,6 +238,7 @@ void vk_int8_head(const struct vk_walk *walk, const struct vk_step *step, const 
         product.in_row_stride = step->channels;
         product.group_offsets = one_group;
         product.rows = positions;
+        product.prefetch_next = 1;
         product.output = VK_TO_LEVELS;
         product.out = map;
         product.out_row_stride = row;
