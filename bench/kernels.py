@@ -78,11 +78,11 @@ def fused(files: NetworkFiles, setting: Setting) -> Callable[..., Any]:
     return lambda pixels, outputs=("probabilities",): network.run(pixels, outputs)
 
 
-def peers(files: NetworkFiles, setting: Setting, narrow: bool) -> dict[str, Callable[[Any], Any]]:
-    """The other engines that are installed; ONNX Runtime alone where all are held to AVX2."""
+def peers(files: NetworkFiles, setting: Setting, names: Sequence[str]) -> dict[str, Callable[[Any], Any]]:
+    """Those of these engines that are installed."""
     from latency import BACKENDS as MORE
 
-    chosen = {name: {**MORE, **BACKENDS}[name] for name in (PEERS[:1] if narrow else PEERS)}
+    chosen = {name: {**MORE, **BACKENDS}[name] for name in names}
     return {
         name: backend.make(files, setting.batch, setting.threads)[0]
         for name, backend in chosen.items()
@@ -119,14 +119,16 @@ def in_turns(calls: Mapping[str, Callable[[], object]], n: int) -> dict[str, lis
     return seconds
 
 
-def one_latency(files: NetworkFiles, setting: Setting, n: int, narrow: bool) -> dict[str, Any]:
-    """Measure a row, in this process."""
+def one_latency(
+    files: NetworkFiles, setting: Setting, n: int, names: Sequence[str], tolerance: float = TOLERANCE
+) -> dict[str, Any]:
+    """Measure a row, in this process: the kernels and these engines."""
     pixels = synthetic_photos(setting.batch, files.preprocessing.crop_size)
     ours = fused(files, setting)
-    runs: dict[str, Callable[[Any], Any]] = {"kernels": lambda x: ours(x)[0], **peers(files, setting, narrow)}
+    runs: dict[str, Callable[[Any], Any]] = {"kernels": lambda x: ours(x)[0], **peers(files, setting, names)}
     reference = runs["onnxruntime"](pixels)
     for name, run in runs.items():
-        if not (largest := float(np.abs(np.asarray(run(pixels)) - reference).max())) <= TOLERANCE:
+        if not (largest := float(np.abs(np.asarray(run(pixels)) - reference).max())) <= tolerance:
             sys.exit(f"{name} differs from ONNX Runtime by {largest:.2g} in a probability of {files.name}.")
     seconds = in_turns({name: lambda run=run: run(pixels) for name, run in runs.items()}, n)
     found: dict[str, Any] = {
@@ -166,8 +168,8 @@ def in_a_process(task: str, *arguments: Any, path: Path | None = None) -> Any:
 def run_task(task: str, arguments: Sequence[Any]) -> Any:
     """Run in the process that `in_a_process` starts."""
     if task == "latency":
-        files, setting, n, narrow = arguments
-        return one_latency(NetworkFiles(**files), Setting(**setting), n, narrow)
+        files, setting, *more = arguments
+        return one_latency(NetworkFiles(**files), Setting(**setting), *more)
     if task == "folder":
         from folder import with_vertebra
 
@@ -190,7 +192,8 @@ def latencies(files: NetworkFiles, n: int, folder: Path, only: Sequence[str]) ->
             path = copy_without_avx512(Path(tempfile.mkdtemp(dir=folder)))
             if files.name == "mobilenet_v2" and block_size(files.exported, folder, path) != 8:
                 sys.exit("ONNX Runtime still uses AVX-512.")
-        row = in_a_process("latency", asdict(files), asdict(setting), n, narrow, path=path)
+        names = PEERS[:1] if narrow else PEERS  # held to AVX2 as well
+        row = in_a_process("latency", asdict(files), asdict(setting), n, names, path=path)
         print(files.name, setting, row["ms"], flush=True)
         yield str(setting), row
 
@@ -267,21 +270,28 @@ def measure(n: int, only: Sequence[str], parts: Sequence[str], chosen: Sequence[
 
 
 def render(document: dict[str, Any]) -> str:
-    rows = []
-    for network, found in document["latency"].items():
-        for label, row in found.items():
-            ms = row["ms"]
-            cells = [f"{ms[e]['fast']:.3g} ({ms[e]['median']:.3g})" if e in ms else "-" for e in ("kernels", *PEERS)]
-            ratios = [min(ms[e][key] for e in PEERS if e in ms) / ms["kernels"][key] for key in ("fast", "median")]
-            rows.append([f"{network}, {label}", f"**{cells[0]}**", *cells[1:], *(f"{ratio:.2f}×" for ratio in ratios)])
-    heads = ["ms an image: fast (median)", "kernels", *PEERS, "than best, fast", "than best, median"]
-    n = min(entry["n"] for found in document["latency"].values() for r in found.values() for entry in r["ms"].values())
-    largest = max(row["difference"] for found in document["latency"].values() for row in found.values())
+    latency = {
+        f"{network}, {label}": row for network, found in document["latency"].items() for label, row in found.items()
+    }
+    n = min(entry["n"] for row in latency.values() for entry in row["ms"].values())
+    largest = max(row["difference"] for row in latency.values())
     text = (
-        f"{_common.table(heads, rows)}\n\nfloat32; n ≥ {n}; fast is the lower quartile. The kernels' outputs differ "
+        f"{latency_table(latency, PEERS)}\n\nfloat32; n ≥ {n}; fast is the lower quartile. The kernels' outputs differ "
         f"from ONNX Runtime's by at most {largest:.1g} of the largest value. In rows with avx2 both have AVX2 alone."
     )
     return f"{text}\n\n{_other_parts(document)}\n\n{_common.footnote(document)}"
+
+
+def latency_table(latency: Mapping[str, dict[str, Any]], names: Sequence[str]) -> str:
+    """Rows of latencies by their labels, with what `one_latency` measured of the kernels and these engines."""
+    rows = []
+    for label, row in latency.items():
+        ms = row["ms"]
+        cells = [f"{ms[e]['fast']:.3g} ({ms[e]['median']:.3g})" if e in ms else "-" for e in ("kernels", *names)]
+        ratios = [min(ms[e][key] for e in names if e in ms) / ms["kernels"][key] for key in ("fast", "median")]
+        rows.append([label, f"**{cells[0]}**", *cells[1:], *(f"{ratio:.2f}×" for ratio in ratios)])
+    heads = ["ms an image: fast (median)", "kernels", *names, "than best, fast", "than best, median"]
+    return _common.table(heads, rows)
 
 
 def _other_parts(document: dict[str, Any]) -> str:
