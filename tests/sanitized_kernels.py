@@ -1,7 +1,7 @@
-"""What a process does that has kernels with a sanitiser's checks: `python sanitized_kernels.py run|damage FOLDER`.
+"""What a process does that has kernels with a sanitiser's checks: `python sanitized_kernels.py TASK FOLDER`.
 
-FOLDER has exported files, and beside each an .npz of the same name: images and, from ONNX Runtime, the outputs. Of two
-tasks, `run` compares all that the kernels compute, and `damage` opens damaged packed forms.
+FOLDER has exported files, and beside each an .npz of the same name: images and, from ONNX Runtime, the outputs. Of the
+tasks, `run` compares all that the kernels compute, `damage` opens damaged packed forms, and `resize` resizes images.
 """
 
 import ctypes
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import vertebra_kernels
+from PIL import Image
 
 from vertebra.card import read_card
 from vertebra.runtime.engine import OUTPUTS
@@ -113,5 +114,27 @@ def damage_one(packed, turn, random, images):
     return refused
 
 
+def resize(_folder):
+    """Images that end where memory may not be read, of random sizes, have Pillow's pixels."""
+    random = np.random.default_rng(0)
+    sizes = 60
+    for _ in range(sizes):
+        height, width, out_height, out_width = (int(2 ** random.uniform(0, 7)) for _ in range(4))
+        if not vertebra_kernels.is_resizable((height, width), (out_height, out_width)):
+            continue
+        image = random.integers(0, 256, (height, width, 3), np.uint8)
+        box = (out_width // 3, out_height // 4, out_width, out_height)
+        right = np.asarray(Image.fromarray(image).resize((out_width, out_height), Image.Resampling.BICUBIC).crop(box))
+        for instructions in instruction_sets(""):
+            found = vertebra_kernels.resize(
+                guarded(image).reshape(image.shape), (out_height, out_width), "bicubic", box, instructions
+            )
+            if not np.array_equal(found, right):
+                sys.exit(
+                    f"{height} x {width} to {out_height} x {out_width}, {instructions}: other pixels than Pillow's"
+                )
+    sys.stdout.write(f"{sizes} sizes\n")
+
+
 if __name__ == "__main__":
-    {"run": run, "damage": damage}[sys.argv[1]](Path(sys.argv[2]))
+    {"run": run, "damage": damage, "resize": resize}[sys.argv[1]](Path(sys.argv[2]))

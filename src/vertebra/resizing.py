@@ -42,12 +42,10 @@ def resize_and_crop_rgb(
     """Return the part `box` (left, top, right, bottom) of an RGB picture that is resized to height and width `size`."""
     if next(_resized) >= _FIRST_BY_PILLOW and (kernels := _kernels()) is not None:
         left, top, right, bottom = box
-        fits = (
-            0 <= left < right <= size[1]
-            and 0 <= top < bottom <= size[0]
-            and picture.width * picture.height <= _MOST_PIXELS
-        )
-        if fits and interpolation in kernels.FILTERS and kernels.is_resizable((picture.height, picture.width), size):
+        inside = 0 <= left < right <= size[1] and 0 <= top < bottom <= size[0]
+        usual = picture.mode == "RGB" and picture.width * picture.height <= _MOST_PIXELS
+        same = interpolation in kernels.FILTERS and kernels.is_resizable((picture.height, picture.width), size)
+        if inside and usual and same:
             pixels: Pixels = kernels.resize(np.asarray(picture), size, interpolation, box)
             return pixels
     return _by_pillow(picture, size, interpolation, box)

@@ -130,3 +130,10 @@ def test_damaged_packed_forms(build, networks):
     done = run("damage", networks, build(sanitizer), sanitizer)
     require_clean(done)
     assert all(int(line.split()[1]) > 100 for line in done.stdout.splitlines())
+
+
+def test_resizing(build, tmp_path):
+    sanitizer = "address,undefined"
+    done = run("resize", tmp_path, build(sanitizer), sanitizer)
+    require_clean(done)
+    assert done.stdout == "60 sizes\n"
