@@ -31,6 +31,7 @@ from vertebra.card import read_card
 from vertebra.synthetic_photos import synthetic_photos
 
 NETWORKS = ("mobilenet_v2", "efficientnet_lite0", "efficientnet_b0")
+ALSO = ("efficientnet_v2_s",)  # measured where they are named
 PARTS = ("latency", "memory", "start", "folder")
 PEERS = ("onnxruntime", "openvino", "mnn", "ncnn")
 PACKAGES = ("vertebra-kernels", "onnxruntime", "openvino", "MNN", "ncnn")
@@ -317,7 +318,9 @@ def _other_parts(document: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="The kernels beside other engines")
     parser.add_argument("-n", type=int, default=200, help="runs of each engine in a row (default 200)")
-    parser.add_argument("--only", nargs="+", choices=NETWORKS, default=NETWORKS, help="measure these networks again")
+    parser.add_argument(
+        "--only", nargs="+", choices=(*NETWORKS, *ALSO), default=NETWORKS, help="measure these networks again"
+    )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="measure these parts again")
     parser.add_argument("--rows", nargs="+", default=(), help='latencies to measure: "batch 1, 2 threads, avx2" …')
     parser.add_argument("--table", action="store_true", help="only make the table in the docs again from the JSON")

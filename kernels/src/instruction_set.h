@@ -9,6 +9,26 @@ static void normalise(float *out, const uint8_t *in, const float *scale, const f
     for (ptrdiff_t i = 0; i < count; i++) out[i] = (float)in[i] * scale[i] + shift[i];
 }
 
+INLINE vec activated(vec value, const int activation, vec low, vec high) {
+    return activation == VK_SILU ? value * sigmoid_of(value) : clamp(value, low, high);
+}
+
+static void activate(float *map, const float *add, ptrdiff_t count, int activation, float low, float high) {
+    const vec lowest = splat(low), highest = splat(high);
+    ptrdiff_t i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        vec value = activated(load(map + i), activation, lowest, highest);
+        store(map + i, add ? value + load(add + i) : value);
+    }
+    if (i == count) return;
+    const size_t rest = (size_t)(count - i) * sizeof(float);
+    vec value = {0}, more = {0};
+    memcpy(&value, map + i, rest);
+    if (add) memcpy(&more, add + i, rest);
+    value = activated(value, activation, lowest, highest) + more;
+    memcpy(map + i, &value, rest);
+}
+
 static void sum_parts(float *out, const float *const *parts, int part_count, ptrdiff_t begin, ptrdiff_t end) {
     for (ptrdiff_t i = begin; i < end; i += 8) {
         float value[8];
@@ -62,5 +82,5 @@ static void softmax(float *out, const float *in, ptrdiff_t count) {
     for (ptrdiff_t i = 0; i < count; i++) out[i] /= total;
 }
 
-const struct vk_kernels KERNELS = {multiply,  depthwise,     normalise, sum_parts, scale_map,
+const struct vk_kernels KERNELS = {multiply,  depthwise,     normalise, activate, sum_parts, scale_map,
                                    scale_weights, mean, sigmoid,   softmax, weigh};

@@ -92,10 +92,9 @@ static void scale_projection(const struct vk_walk *walk, const struct vk_step *s
                                      b < blocks ? VK_BLOCK : VK_HALF);
 }
 
-/* Blocks [first, last) of convolved channels, projected; `map` is (block, block_positions, 16) from block `first`. */
-static void project(const struct vk_walk *walk, const struct vk_step *step, const float *map, ptrdiff_t block_positions,
-                    int first, int last, int positions, const float *weights, float *out, const float *residual,
-                    int with_bias, struct vk_ahead next) {
+void vk_project(const struct vk_walk *walk, const struct vk_step *step, const float *map, ptrdiff_t block_positions,
+                int first, int last, int positions, const float *weights, float *out, const float *residual,
+                int with_bias, struct vk_ahead next) {
     struct vk_product product = vk_product_of(walk, &step->project, 0, vk_blocks(step->out_channels),
                                               step->out_channels % VK_BLOCK != 0);
     ptrdiff_t *offsets = walk->own->group_offsets;
@@ -170,8 +169,8 @@ static void split_by_rows(const struct vk_walk *walk, const struct vk_step *step
         }
         next = bottom;
         if (!keep)
-            project(walk, step, own->depthwise, positions, 0, blocks, (int)positions, NULL, out + y * out_line,
-                    step->residual ? in + y * out_line : NULL, 1, nothing);
+            vk_project(walk, step, own->depthwise, positions, 0, blocks, (int)positions, NULL, out + y * out_line,
+                       step->residual ? in + y * out_line : NULL, 1, nothing);
     }
     if (keep) {
         const ptrdiff_t positions = (ptrdiff_t)(end - begin) * step->out_width;
@@ -180,9 +179,9 @@ static void split_by_rows(const struct vk_walk *walk, const struct vk_step *step
         scale_projection(walk, step);
         for (int y = begin; y < end; y += VK_TILE_ROWS) {
             const int tile = end - y < VK_TILE_ROWS ? end - y : VK_TILE_ROWS;
-            project(walk, step, own->depthwise + (ptrdiff_t)(y - begin) * step->out_width * VK_BLOCK, positions, 0,
-                    blocks, tile * step->out_width, own->scaled_weights, out + y * out_line,
-                    step->residual ? in + y * out_line : NULL, 1, nothing);
+            vk_project(walk, step, own->depthwise + (ptrdiff_t)(y - begin) * step->out_width * VK_BLOCK, positions, 0,
+                       blocks, tile * step->out_width, own->scaled_weights, out + y * out_line,
+                       step->residual ? in + y * out_line : NULL, 1, nothing);
         }
     }
     vk_meet(walk);
@@ -226,8 +225,8 @@ static void split_by_channels(const struct vk_walk *walk, const struct vk_step *
                                      own->gates + b * VK_BLOCK, out_positions);
     }
     const int whole = walk->members == 1, leads = walk->rank == 0;
-    project(walk, step, own->depthwise, out_positions, first, last, out_positions, NULL, whole ? out : own->partial,
-            step->residual && leads ? in : NULL, leads, vk_first_of_step(walk, step + 1));
+    vk_project(walk, step, own->depthwise, out_positions, first, last, out_positions, NULL, whole ? out : own->partial,
+               step->residual && leads ? in : NULL, leads, vk_first_of_step(walk, step + 1));
     if (whole) return;
     vk_meet(walk);
     const int count = out_positions * step->out_channels / VK_HALF;

@@ -49,6 +49,8 @@ struct vk_kernels {
     void (*depthwise)(const struct vk_depthwise_row *row);
     /* out[i] = in[i] x scale[i] + shift[i] */
     void (*normalise)(float *out, const uint8_t *in, const float *scale, const float *shift, ptrdiff_t count);
+    /* map[i] = activation(map[i]) + add[i]; add: or NULL */
+    void (*activate)(float *map, const float *add, ptrdiff_t count, int activation, float low, float high);
     void (*sum)(float *out, const float *const *parts, int part_count, ptrdiff_t begin, ptrdiff_t end);
     /* map: (count, 16), each x gates[16] */
     void (*scale_map)(float *map, const float *gates, ptrdiff_t count);

@@ -9,7 +9,8 @@
  *
  * so that the depthwise convolution of a block reads neighbours 16 floats apart, with its own zeros as padding.
  *
- * Weights of a product (expansion, projection, last convolution, classifier; the stem with its 3 x 9 taps):
+ * Weights of a product (expansion, projection, last convolution, classifier; dense convolutions, the stem among them,
+ * with inputs in the order kernel row, kernel column, channel):
  *
  *     [block of 16 outputs][input][16]  then, where 8 outputs are left:  [input][8]
  *
@@ -28,9 +29,10 @@ enum { VK_VERSION = 2 };
 static const char VK_MAGIC[8] = {'V', 'K', 'P', 'A', 'C', 'K', 'E', 'D'};
 
 enum vk_instruction_set { VK_PORTABLE = 0, VK_AVX2 = 1, VK_AVX512 = 2, VK_INSTRUCTION_SETS = 3 };
-enum vk_step_kind { VK_INVERTED_RESIDUAL = 1, VK_HEAD = 2, VK_CLASSIFIER = 3 };
-/* Where the widened map comes from: a dense convolution of the image, a 1 x 1 convolution, the input as it is. */
-enum vk_source { VK_FROM_IMAGE = 0, VK_FROM_POINTWISE = 1, VK_FROM_COPY = 2 };
+enum vk_step_kind { VK_INVERTED_RESIDUAL = 1, VK_HEAD = 2, VK_CLASSIFIER = 3, VK_FUSED = 4 };
+/* Where the widened map comes from: a dense convolution of the image, a 1 x 1 convolution, the input as it is, a dense
+ * convolution of the input (VK_FUSED alone, which has no depthwise convolution). */
+enum vk_source { VK_FROM_IMAGE = 0, VK_FROM_POINTWISE = 1, VK_FROM_COPY = 2, VK_FROM_DENSE = 3 };
 enum vk_activation { VK_LINEAR = 0, VK_CLAMP = 1, VK_SILU = 2 };
 /* VK_INT8: maps and weights of 8 bits as in int8_kernels.h. Then offsets count 4 bytes, each bias is int32, and the
  * multipliers of its outputs follow it. */
@@ -67,16 +69,17 @@ struct vk_quantised {
 struct vk_step {
     int32_t kind, source;
     int32_t height, width, channels; /* of the input map; from an image: of the map that the stem writes */
-    int32_t hidden;                  /* widened channels, a multiple of 16 */
+    int32_t hidden;                  /* widened channels, a multiple of 16; of 8 in VK_FUSED without projection */
     int32_t out_height, out_width, out_channels;
-    int32_t kernel, stride, pad_top, pad_left; /* of the depthwise convolution */
+    int32_t kernel, stride, pad_top, pad_left; /* of the depthwise convolution, or of the dense one of the input */
     int32_t residual, squeeze;                 /* squeeze: channels of squeeze-excitation, a multiple of 16, or 0 */
     int32_t stem_kernel, stem_stride, stem_pad_top, stem_pad_left;
     int32_t depthwise_activation;
     float depthwise_low, depthwise_high;
     float scale[3], shift[3]; /* of the image: value x scale + shift */
     int64_t depthwise_weights, depthwise_bias;
-    struct vk_matrix expand, project, squeeze_down, squeeze_up; /* the head and the classifier use `expand` */
+    /* The head and the classifier use `expand`; of VK_FUSED without projection `project` has no outputs. */
+    struct vk_matrix expand, project, squeeze_down, squeeze_up;
     struct vk_quantised quantised;
 };
 

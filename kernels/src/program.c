@@ -247,6 +247,8 @@ static void run_image(const struct run *run, struct vk_walk *walk, int index) {
         float *out = walk->team->maps[turn];
         if (int8)
             vk_int8_inverted_residual(walk, &n->steps[i], (const uint8_t *)in, (uint8_t *)out);
+        else if (n->steps[i].kind == VK_FUSED)
+            vk_fused_block(walk, &n->steps[i], in, out);
         else
             vk_inverted_residual(walk, &n->steps[i], in, out);
         in = out;

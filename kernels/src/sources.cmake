@@ -1,5 +1,5 @@
 # Sources of the library, and the flags of those that are for one instruction set (x86-64 alone).
-set(VK_SOURCES program.c validation.c inverted_residual.c stem.c classifier.c threads.c portable.c
+set(VK_SOURCES program.c validation.c inverted_residual.c fused_block.c stem.c classifier.c threads.c portable.c
                resize.c int8_walk.c int8_validation.c)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   list(APPEND VK_SOURCES avx2.c avx512.c int8_product.c int8_depthwise.c)

@@ -12,6 +12,50 @@ static int matrix_fits(const struct vk_header *header, const struct vk_matrix *m
            between(matrix->activation, VK_LINEAR, VK_SILU);
 }
 
+/* The first convolution, which writes a map of the step's height and width. */
+static int stem_fits(const struct vk_header *header, const struct vk_step *s, struct vk_sizes *sizes) {
+    const int64_t k = s->stem_kernel;
+    if (!between(k, 1, 7) || !between(s->stem_stride, 1, 4) || !between(s->stem_pad_top, 0, k - 1) ||
+        !between(s->stem_pad_left, 0, k - 1) || !matrix_fits(header, &s->expand, k * k * 3, s->hidden) ||
+        s->expand.activation == VK_LINEAR)
+        return 0;
+    int64_t wide = vk_largest((int)header->image_width + s->stem_pad_left, (s->width - 1) * s->stem_stride + (int)k);
+    at_least(&sizes->image_rows, k * wide * 3);
+    at_least(&sizes->groups, k);
+    return 1;
+}
+
+static int fused_fits(const struct vk_header *header, const struct vk_step *s, struct vk_sizes *sizes) {
+    const int projects = s->project.outputs != 0;
+    if (!between(s->hidden, VK_HALF, MOST_CHANNELS) || s->hidden % (projects ? VK_BLOCK : VK_HALF) ||
+        !between(s->out_channels, VK_HALF, MOST_CHANNELS) || s->out_channels % VK_HALF ||
+        !between(s->residual, 0, 1) || !between(s->out_height, 1, s->height + 7) ||
+        !between(s->out_width, 1, s->width + 7))
+        return 0;
+    const int same_size = s->height == s->out_height && s->width == s->out_width;
+    if (s->residual && (s->source == VK_FROM_IMAGE || s->channels != s->out_channels || !same_size)) return 0;
+    if (projects ? !matrix_fits(header, &s->project, s->hidden, s->out_channels) : s->hidden != s->out_channels)
+        return 0;
+    if (s->source == VK_FROM_IMAGE) {
+        if (!same_size || !stem_fits(header, s, sizes)) return 0;
+    } else {
+        const int64_t k = s->kernel;
+        if (s->source != VK_FROM_DENSE || !between(k, 1, 7) || !(s->stride == 1 || s->stride == 2) ||
+            !between(s->pad_top, 0, k - 1) || !between(s->pad_left, 0, k - 1) ||
+            !matrix_fits(header, &s->expand, k * k * s->channels, s->hidden) || s->expand.activation == VK_LINEAR)
+            return 0;
+        at_least(&sizes->widened, k * vk_padded(s->width, s->pad_left, s->out_width, s) * s->channels);
+        at_least(&sizes->groups, k);
+    }
+    if (projects) {
+        at_least(&sizes->depthwise, (int64_t)VK_TILE_ROWS * s->out_width * s->hidden);
+        at_least(&sizes->groups, vk_blocks(s->hidden));
+    }
+    at_least(&sizes->map, (int64_t)s->out_height * s->out_width * s->out_channels);
+    at_least(&sizes->columns, s->out_width);
+    return 1;
+}
+
 static int residual_fits(const struct vk_header *header, const struct vk_step *s, struct vk_sizes *sizes) {
     if (!between(s->hidden, VK_BLOCK, MOST_CHANNELS) || s->hidden % VK_BLOCK ||
         !between(s->out_channels, VK_HALF, MOST_CHANNELS) || s->out_channels % VK_HALF ||
@@ -29,13 +73,7 @@ static int residual_fits(const struct vk_header *header, const struct vk_step *s
         !matrix_fits(header, &s->project, s->hidden, s->out_channels))
         return 0;
     if (s->source == VK_FROM_IMAGE) {
-        const int64_t k = s->stem_kernel;
-        if (!between(k, 1, 7) || !between(s->stem_stride, 1, 4) || !between(s->stem_pad_top, 0, k - 1) ||
-            !between(s->stem_pad_left, 0, k - 1) || !matrix_fits(header, &s->expand, k * k * 3, s->hidden) ||
-            s->expand.activation == VK_LINEAR)
-            return 0;
-        int64_t wide = vk_largest((int)header->image_width + s->stem_pad_left, (s->width - 1) * s->stem_stride + (int)k);
-        at_least(&sizes->image_rows, k * wide * 3);
+        if (!stem_fits(header, s, sizes)) return 0;
     } else if (s->source == VK_FROM_POINTWISE) {
         if (!matrix_fits(header, &s->expand, s->channels, s->hidden) || s->expand.activation == VK_LINEAR) return 0;
     } else if (s->source != VK_FROM_COPY || s->channels > s->hidden || s->hidden - s->channels >= VK_BLOCK) {
@@ -71,7 +109,8 @@ static int steps_fit(const struct vk_header *header, const struct vk_step *steps
     for (uint32_t i = 0; i < header->step_count; i++) {
         const struct vk_step *s = &steps[i];
         const int from_image = i == 0;
-        if (from_image != (s->kind == VK_INVERTED_RESIDUAL && s->source == VK_FROM_IMAGE)) return 0;
+        const int is_block = s->kind == VK_INVERTED_RESIDUAL || s->kind == VK_FUSED;
+        if (from_image != (is_block && s->source == VK_FROM_IMAGE)) return 0;
         if (!between(s->height, 1, MOST_SIDE) || !between(s->width, 1, MOST_SIDE) ||
             !between(s->channels, 1, MOST_CHANNELS))
             return 0;
@@ -80,8 +119,10 @@ static int steps_fit(const struct vk_header *header, const struct vk_step *steps
         } else if (s->height != height || s->width != width || s->channels != channels || s->channels % VK_HALF) {
             return 0;
         }
-        if (s->kind == VK_INVERTED_RESIDUAL) {
-            if (i + 2 >= header->step_count || !residual_fits(header, s, sizes)) return 0;
+        if (is_block) {
+            if (i + 2 >= header->step_count ||
+                !(s->kind == VK_FUSED ? fused_fits(header, s, sizes) : residual_fits(header, s, sizes)))
+                return 0;
             height = s->out_height, width = s->out_width, channels = s->out_channels;
         } else if (s->kind == VK_HEAD) {
             const int64_t positions = height * width;

@@ -8,15 +8,15 @@
 /* A thread's own memory, each part large enough for every step of the program. */
 struct vk_workspace {
     float *maps[2];        /* maps between steps, in turn; a team uses its first member's */
-    float *widened;        /* rows or whole maps of some blocks of widened channels */
-    float *depthwise;      /* depthwise outputs, (block, position, 16) */
+    float *widened;        /* rows or whole maps of some blocks of widened channels; padded rows of a fused block */
+    float *depthwise;      /* what is projected, (block, position, 16) */
     float *partial;        /* a thread's part of a projection */
     float *image_rows;     /* normalised rows of the image */
     float *sums;           /* of each widened channel */
     float *gates, *pooled, *squeezed, *scaled_weights; /* of squeeze-excitation */
     ptrdiff_t *group_offsets;
     const float **parts;
-    int image_row_numbers[8]; /* which row each slot of image_rows holds */
+    int image_row_numbers[8]; /* which row each slot of image_rows holds, or of the padded rows of a fused block */
 };
 
 struct vk_walk {
@@ -86,13 +86,21 @@ static inline void vk_read_rows(struct vk_product *product, const float *in, int
     product->rows = rows;
 }
 
-/* The padded width and height of the depthwise convolution's input. */
+/* The padded width and height of the depthwise or dense convolution's input. */
 static inline int vk_padded(int size, int pad, int out, const struct vk_step *step) {
     return vk_largest(size + pad, (out - 1) * step->stride + step->kernel);
 }
 
+/* Sets what the product reads for a row of the map that the stem writes, and normalises what is needed for it. */
+void vk_read_image(const struct vk_walk *walk, const struct vk_step *step, int row, struct vk_product *product);
 void vk_stem_row(const struct vk_walk *walk, const struct vk_step *step, int row, int first_block, int blocks,
                  float *out, ptrdiff_t block_stride);
+/* Blocks [first, last) of what is projected; `map` is (block, block_positions, 16) from block `first` on. `weights` are
+ * used in the place of the step's, unless NULL. */
+void vk_project(const struct vk_walk *walk, const struct vk_step *step, const float *map, ptrdiff_t block_positions,
+                int first, int last, int positions, const float *weights, float *out, const float *residual,
+                int with_bias, struct vk_ahead next);
+void vk_fused_block(const struct vk_walk *walk, const struct vk_step *step, const float *in, float *out);
 void vk_inverted_residual(const struct vk_walk *walk, const struct vk_step *step, const float *in, float *out);
 /* features: NCHW of this image, or NULL; embedding: (hidden) */
 void vk_head(const struct vk_walk *walk, const struct vk_step *step, const float *in, float *embedding,

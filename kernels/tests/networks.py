@@ -1,4 +1,4 @@
-"""Small random networks of the three families, and what they should compute, in float64."""
+"""Small random networks of the four families, and what they should compute, in float64."""
 
 import numpy as np
 from vertebra_kernels import Graph, Node
@@ -68,6 +68,15 @@ class Builder:
         if stride == 1 and outputs == channels and hidden:
             self.add("Add", start)
 
+    def fused(self, kind, outputs, hidden=None, stride=1, kernel=3):
+        start, channels = self.tensor, self.channels
+        self.conv(hidden or outputs, kernel, stride)
+        self.activation(kind)
+        if hidden:
+            self.conv(outputs)
+        if stride == 1 and outputs == channels:
+            self.add("Add", start)
+
     def head(self, kind, features, classes, temperature=None):
         self.conv(features)
         self.activation(kind)
@@ -118,7 +127,21 @@ def efficientnet(size=(75, 49), seed=0):
     return b.head("silu", 88, 21)
 
 
-FAMILIES = {"mobilenet": mobilenet, "lite": lite, "efficientnet": efficientnet}
+def efficientnet_v2(size=(75, 49), seed=0):
+    b = Builder(size, seed)
+    b.conv(24, 3, 2)
+    b.activation("silu")
+    b.fused("silu", 24)
+    b.fused("silu", 20)  # padded channels, and no sum
+    b.fused("silu", 40, 80, stride=2)
+    b.fused("silu", 40, 92)
+    b.fused("silu", 16, stride=2)
+    b.block("silu", 24, 64, 3, 2, squeeze=4)
+    b.block("silu", 24, 144, 3, squeeze=6)
+    return b.head("silu", 88, 21)
+
+
+FAMILIES = {"mobilenet": mobilenet, "lite": lite, "efficientnet": efficientnet, "efficientnet_v2": efficientnet_v2}
 
 
 def evaluate(graph, images):

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from networks import efficientnet, mobilenet
+from networks import efficientnet, efficientnet_v2, mobilenet
 from test_kernels import images_for
 from vertebra_kernels import Network, pack
 from vertebra_kernels.packed_block import HEADER, STEP
@@ -36,9 +36,10 @@ def test_another_version_is_refused(graph):
 
 
 @pytest.mark.parametrize("value", [-1, 0, 1, 7, 2**31 - 1, -(2**31), 1 << 20])
-def test_no_number_in_header_or_steps_can_make_it_read_elsewhere(value):
+@pytest.mark.parametrize("family", [efficientnet, efficientnet_v2])
+def test_no_number_in_header_or_steps_can_make_it_read_elsewhere(family, value):
     """Each number is replaced: the block is refused, or runs (with other numbers) within its memory."""
-    small = efficientnet((24, 24))
+    small = family((24, 24))
     packed = pack(small, "portable")
     images = images_for(small, 1)
     steps = HEADER.unpack_from(packed)[3]

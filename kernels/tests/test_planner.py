@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from networks import Builder, efficientnet, mobilenet
+from networks import Builder, efficientnet, efficientnet_v2, mobilenet
 from vertebra_kernels import UnsupportedGraph, pack
+from vertebra_kernels.plan import FusedBlock, InvertedResidual
 from vertebra_kernels.planner import make_plan
 
 
@@ -16,13 +17,44 @@ def test_the_steps_of_an_efficientnet():
     assert plan.outputs == {name: name for name in ("features", "embedding", "logits", "probabilities")}
 
 
-def test_a_network_without_depthwise_convolutions_is_refused_by_name():
+def test_the_steps_of_an_efficientnet_v2():
+    plan = make_plan(efficientnet_v2())
+    fused = [block for block in plan.blocks if isinstance(block, FusedBlock)]
+    assert [(b.from_image, b.project is not None, b.residual, b.out_size) for b in fused] == [
+        (True, False, False, (38, 25)), (False, False, True, (38, 25)), (False, False, False, (38, 25)),
+        (False, True, False, (19, 13)), (False, True, True, (19, 13)), (False, False, False, (10, 7)),
+    ]  # fmt: skip
+    assert [type(block) for block in plan.blocks[6:]] == 2 * [InvertedResidual]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "groups", "kind", "reason"),
+    [
+        (7, 1, "relu", "it is a dense convolution, but not of 3 × 3"),
+        (3, 4, "relu", "it is not a depthwise convolution"),
+        (3, 1, None, "no activation follows this convolution"),
+    ],
+)
+def test_a_convolution_of_another_kind_is_refused_by_name(kernel, groups, kind, reason):
     b = Builder((32, 32))
     b.conv(16, 3, 2)
     b.activation("relu")
+    b.conv(16, kernel, groups=groups)
+    b.activation(kind)
     b.conv(16, 3)
     b.activation("relu")
-    with pytest.raises(UnsupportedGraph, match=r"'Conv_6' \(Conv\): it is not a depthwise convolution"):
+    with pytest.raises(UnsupportedGraph, match=rf"'Conv_6' \(Conv\): {reason}"):
+        pack(b.head("relu", 32, 10))
+
+
+def test_a_sum_of_maps_with_other_channels_is_refused():
+    b = Builder((32, 32))
+    b.conv(1, 3, 2)
+    b.activation("relu")
+    start = b.tensor
+    b.fused("relu", 5)
+    b.add("Add", start)  # ONNX repeats the one channel
+    with pytest.raises(UnsupportedGraph, match=r"\(Add\): the sum is of maps of two sizes"):
         pack(b.head("relu", 32, 10))
 
 

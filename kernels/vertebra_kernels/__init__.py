@@ -1,4 +1,4 @@
-"""Fused kernels for networks of depthwise convolutions: MobileNetV2, EfficientNet and EfficientNet-Lite.
+"""Fused kernels for networks of inverted residuals: MobileNetV2, EfficientNet, EfficientNetV2, EfficientNet-Lite.
 
 >>> packed = pack(graph)  # doctest: +SKIP
 >>> network = Network(packed, threads=2)  # doctest: +SKIP

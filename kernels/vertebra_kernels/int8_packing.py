@@ -23,7 +23,7 @@ from vertebra_kernels.packed_block import (
     rounded,
     write_block,
 )
-from vertebra_kernels.plan import Convolution, InvertedResidual
+from vertebra_kernels.plan import Convolution, FusedBlock, InvertedResidual
 from vertebra_kernels.shared_library import INSTRUCTION_SETS, supports_int8
 
 Bytes: TypeAlias = NDArray[np.int8]
@@ -99,6 +99,8 @@ def _quantised(
 
 def _residual(plan: Int8Plan, index: int, weights: _Int8Weights) -> bytes:
     block = plan.plan.blocks[index]
+    if isinstance(block, FusedBlock):
+        raise UnsupportedGraph("a first convolution without a depthwise one after it is not known in int8")
     if block.expand is None:
         raise UnsupportedGraph("a block without expansion is not known in int8")
     if block.squeeze is not None:

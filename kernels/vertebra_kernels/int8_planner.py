@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vertebra_kernels.graph import Graph, Node, UnsupportedGraph
-from vertebra_kernels.plan import Activation, Array, Classifier, Convolution, InvertedResidual, Plan
+from vertebra_kernels.plan import Activation, Array, Classifier, Convolution, FusedBlock, InvertedResidual, Plan
 from vertebra_kernels.planner import Reader
 
 Integers: TypeAlias = NDArray[np.int32]
@@ -177,6 +177,9 @@ class _Int8Reader(Reader):
         made = next(node for node in self.graph.nodes if node.outputs[0] == self.tensor)
         self.input_first.append(made.inputs[0] == start)
         return block
+
+    def fused_block(self) -> FusedBlock:
+        raise self.unsupported(self.peek("Conv"), "dense convolutions inside a network are not known in int8")
 
     def convolution(self) -> Convolution:
         source = self.tensor

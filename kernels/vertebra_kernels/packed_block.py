@@ -16,8 +16,8 @@ STEP = struct.Struct("<" + "20i" + "2f" + "6f" + "2q" + 4 * _MATRIX + _QUANTISED
 NO_MATRIX: tuple[object, ...] = (0, 0, 0, 0, 0, 0.0, 0.0, 0)
 NOT_QUANTISED: tuple[object, ...] = (0, *(5 * (0,)), *(6 * (0.0,)), 0)
 FLOAT32, INT8 = 0, 1
-INVERTED_RESIDUAL, HEAD, CLASSIFIER = 1, 2, 3
-FROM_IMAGE, FROM_POINTWISE, FROM_COPY = 0, 1, 2
+INVERTED_RESIDUAL, HEAD, CLASSIFIER, FUSED = 1, 2, 3, 4
+FROM_IMAGE, FROM_POINTWISE, FROM_COPY, FROM_DENSE = 0, 1, 2, 3
 
 
 class Weights:

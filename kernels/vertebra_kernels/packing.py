@@ -15,8 +15,10 @@ from vertebra_kernels.packed_block import (
     CLASSIFIER,
     FLOAT32,
     FROM_COPY,
+    FROM_DENSE,
     FROM_IMAGE,
     FROM_POINTWISE,
+    FUSED,
     HALF,
     HEAD,
     INVERTED_RESIDUAL,
@@ -27,7 +29,7 @@ from vertebra_kernels.packed_block import (
     rounded,
     write_block,
 )
-from vertebra_kernels.plan import Activation, InvertedResidual, Plan
+from vertebra_kernels.plan import Activation, Convolution, FusedBlock, InvertedResidual, Plan
 from vertebra_kernels.planner import make_plan
 from vertebra_kernels.shared_library import instruction_set_number
 
@@ -48,7 +50,10 @@ def pack(graph: Graph, instruction_set: str | None = None) -> bytes:
         return pack_int8(graph, number)
     plan = make_plan(graph)
     weights = FloatWeights()
-    steps = [_residual(block, plan, weights) for block in plan.blocks]
+    steps = [
+        _fused(block, plan, weights) if isinstance(block, FusedBlock) else _residual(block, plan, weights)
+        for block in plan.blocks
+    ]
     steps += [_head(plan, weights), _classifier(plan, weights)]
     return write_block(number, FLOAT32, plan.image_size, steps, weights, plan.outputs)
 
@@ -91,9 +96,9 @@ def _residual(block: InvertedResidual, plan: Plan, weights: FloatWeights) -> byt
         source, channels, expand = FROM_COPY, rounded(logical, HALF), NO_MATRIX
     elif block.from_image:
         source, channels = FROM_IMAGE, hidden
-        taps = block.expand.weight.transpose(0, 2, 3, 1).reshape(len(block.expand.weight), -1)  # row, column, channel
+        taps = _taps(block.expand, 3)
         expand = weights.matrix(taps, block.expand.bias, taps.shape[1], hidden, block.expand_activation)
-        stem = (block.expand.weight.shape[2], block.expand.stride, block.expand.pads[0], block.expand.pads[1])
+        stem = _window(block.expand)
     else:
         source, channels = FROM_POINTWISE, rounded(block.expand.weight.shape[1], HALF)
         weight = block.expand.weight[:, :, 0, 0]
@@ -116,6 +121,42 @@ def _residual(block: InvertedResidual, plan: Plan, weights: FloatWeights) -> byt
         kernel, block.depthwise.stride, block.depthwise.pads[0], block.depthwise.pads[1],
         int(block.residual), squeezed, *stem, activation, low, high, *plan.scale.tolist(), *plan.shift.tolist(),
         *depthwise, *expand, *project, *down, *up, *NOT_QUANTISED,
+    )  # fmt: skip
+
+
+def _taps(convolution: Convolution, channels: int) -> Array:
+    """Weights `(outputs, row x column x channel)` of a dense convolution; channels padded with zeros to `channels`."""
+    weight = convolution.weight.transpose(0, 2, 3, 1)
+    return np.pad(weight, ((0, 0), (0, 0), (0, 0), (0, channels - weight.shape[3]))).reshape(len(weight), -1)
+
+
+def _window(convolution: Convolution) -> tuple[int, int, int, int]:
+    """Kernel, stride, padding above and at the left."""
+    return (convolution.weight.shape[2], convolution.stride, *convolution.pads[:2])
+
+
+def _fused(block: FusedBlock, plan: Plan, weights: FloatWeights) -> bytes:
+    convolution, project = block.convolution, NO_MATRIX
+    outputs = len(convolution.bias)
+    if block.project is None:
+        hidden = out_channels = rounded(outputs, HALF)
+    else:
+        hidden, out_channels = rounded(outputs, BLOCK), rounded(len(block.project.bias), HALF)
+        project = weights.matrix(block.project.weight[:, :, 0, 0], block.project.bias, hidden, out_channels, None)
+    nowhere = (0, 0, 0, 0)
+    if block.from_image:
+        source, (height, width), channels, taps = FROM_IMAGE, block.out_size, hidden, _taps(convolution, 3)
+        windows = (*nowhere, int(block.residual), 0, *_window(convolution))
+    else:
+        source, height, width = FROM_DENSE, block.height, block.width
+        channels = rounded(convolution.weight.shape[1], HALF)
+        taps = _taps(convolution, channels)
+        windows = (*_window(convolution), int(block.residual), 0, *nowhere)
+    expand = weights.matrix(taps, convolution.bias, taps.shape[1], hidden, block.activation)
+    return STEP.pack(
+        FUSED, source, height, width, channels, hidden, *block.out_size, out_channels, *windows,
+        0, 0.0, 0.0, *plan.scale.tolist(), *plan.shift.tolist(), 0, 0, *expand, *project, *NO_MATRIX, *NO_MATRIX,
+        *NOT_QUANTISED,
     )  # fmt: skip
 
 

@@ -62,6 +62,24 @@ class InvertedResidual:
 
 
 @dataclass(frozen=True)
+class FusedBlock:
+    """Dense convolution, activation, projection or none, sum; the first convolution of a network is one too."""
+
+    height: int  # of the input, or of the image
+    width: int
+    convolution: Convolution
+    activation: Activation
+    project: Convolution | None = None
+    residual: bool = False
+    from_image: bool = False
+
+    @property
+    def out_size(self) -> tuple[int, int]:
+        """Height and width of the output."""
+        return output_size(self.height, self.width, self.convolution)
+
+
+@dataclass(frozen=True)
 class Head:
     """The last 1 x 1 convolution and the average over its map."""
 
@@ -86,7 +104,7 @@ class Plan:
     image_size: tuple[int, int]
     scale: Array  # of the image's three channels
     shift: Array
-    blocks: list[InvertedResidual]
+    blocks: list[InvertedResidual | FusedBlock]
     head: Head
     classifier: Classifier
     outputs: dict[str, str] = field(default_factory=dict)  # name -> features, embedding, logits or probabilities

@@ -1,4 +1,4 @@
-"""Turns a graph into fused steps: inverted residuals, the last convolution with its average, the classifier.
+"""Turns a graph into fused steps: (fused) inverted residuals, the last convolution with its average, the classifier.
 
 The graph is read in its own order from the input on. What does not match a step raises `UnsupportedGraph`; nothing is
 approximated or left out.
@@ -6,7 +6,8 @@ approximated or left out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from vertebra_kernels.plan import (
     Array,
     Classifier,
     Convolution,
+    FusedBlock,
     Head,
     InvertedResidual,
     Plan,
@@ -47,13 +49,18 @@ class Reader:
     def plan(self) -> Plan:
         """All steps, from the image to the probabilities."""
         scale, shift = self.normalisation()
+        node = self.peek()
         stem, stem_activation = self.convolution(), self.activation()
         if stem.groups != 1 or stem.weight.shape[1] != 3 or stem.weight.shape[2] != 3:
             raise UnsupportedGraph("the first convolution is not a 3 × 3 one of the image's three channels")
-        self.height, self.width = output_size(self.height, self.width, stem)
-        blocks = [self.block(stem, stem_activation)]
+        self.advance(node, stem)
+        blocks: list[InvertedResidual | FusedBlock] = []
+        if self.is_depthwise():
+            blocks.append(self.block(stem, stem_activation))
+        else:
+            blocks.append(FusedBlock(*self.graph.image_size, stem, stem_activation, from_image=True))
         while not self.is_head():
-            blocks.append(self.block())
+            blocks.append(self.fused_block() if self.is_dense() else self.block())
         head = Head(self.height, self.width, self.pointwise(), self.activation())
         self.kinds[self.tensor] = "features"
         self.take("GlobalAveragePool")
@@ -112,21 +119,34 @@ class Reader:
             raise self.unsupported(node, "it is not a depthwise convolution of 3 × 3 or 5 × 5")
         if expand is not None and depthwise.groups != len(expand.bias):
             raise self.unsupported(node, "its groups are not the channels before")
-        self.height, self.width = output_size(height, width, depthwise)
-        if min(self.height, self.width) < 1:
-            raise self.unsupported(node, "its output is empty")
+        self.advance(node, depthwise)
         depthwise_activation = self.activation()
         squeeze = self.squeeze_excitation()
         project = self.pointwise()
         if project.weight.shape[1] != depthwise.groups:
             raise self.unsupported(node, "its channels are not those of the convolution after")
-        residual = self.sum_with(start) if stem is None else False
-        if residual and (self.height, self.width) != (height, width):
-            raise self.unsupported(node, "the sum is of maps of two sizes")
+        channels = depthwise.groups if expand is None else expand.weight.shape[1]
+        residual = stem is None and self.sum_with(start, (channels, height, width), len(project.bias))
         return InvertedResidual(
             height, width, expand, expand_activation, depthwise, depthwise_activation, squeeze, project, residual,
             from_image=stem is not None,
         )  # fmt: skip
+
+    def fused_block(self) -> FusedBlock:
+        """A dense convolution with its activation, the projection if one follows, and the sum with its input."""
+        start, height, width = self.tensor, self.height, self.width
+        node = self.peek("Conv")
+        convolution = self.convolution()
+        if convolution.weight.shape[2] != 3:
+            raise self.unsupported(node, "it is a dense convolution, but not of 3 × 3")
+        self.advance(node, convolution)
+        activation = self.activation()
+        if activation == Activation():
+            raise self.unsupported(node, "no activation follows this convolution, and no step has it so")
+        project = self.pointwise() if self.is_projection() else None
+        outputs = len((project or convolution).bias)
+        residual = self.sum_with(start, (convolution.weight.shape[1], height, width), outputs)
+        return FusedBlock(height, width, convolution, activation, project, residual)
 
     def squeeze_excitation(self) -> SqueezeExcitation | None:
         """Sigmoid(conv(activation(conv(means)))) x map, if it follows."""
@@ -197,17 +217,44 @@ class Reader:
 
     def is_head(self) -> bool:
         """Whether what follows is a 1 x 1 convolution with its activation and the global average."""
-        tensor, read = self.tensor, set(self.read)
-        try:
+        with self.looking_ahead() as known:
             self.pointwise()
             self.activation()
-            return "GlobalAveragePool" in [node.op for node in self.users.get(self.tensor, [])] and not any(
-                node.op == "Mul" for node in self.users.get(self.tensor, [])
-            )
-        except UnsupportedGraph:
-            return False
+            ops = [node.op for node in self.users.get(self.tensor, [])]
+            known.append("GlobalAveragePool" in ops and "Mul" not in ops)
+        return known == [True]
+
+    def is_projection(self) -> bool:
+        """Whether what follows is a 1 x 1 convolution without activation."""
+        with self.looking_ahead() as known:
+            self.pointwise()
+            known.append(self.activation() == Activation())
+        return known == [True]
+
+    def is_depthwise(self) -> bool:
+        """Whether what follows is a convolution in groups."""
+        return self.groups(self.peek("Conv")) != 1
+
+    def is_dense(self) -> bool:
+        """Whether what follows is a convolution of several positions and all channels."""
+        weight = self.constant(self.peek("Conv"), 1)
+        return not self.is_depthwise() and weight.ndim == 4 and weight.shape[2] != 1
+
+    @contextmanager
+    def looking_ahead(self) -> Iterator[list[bool]]:
+        """Comes back to where it stood; what cannot be read ends the block, and the list stays as it is."""
+        tensor, read = self.tensor, set(self.read)
+        try:
+            with suppress(UnsupportedGraph):
+                yield []
         finally:
             self.tensor, self.read = tensor, read
+
+    def advance(self, node: Node, convolution: Convolution) -> None:
+        """Goes on to the size of a convolution's output."""
+        self.height, self.width = output_size(self.height, self.width, convolution)
+        if min(self.height, self.width) < 1:
+            raise self.unsupported(node, "its output is empty")
 
     def pointwise(self) -> Convolution:
         """A 1 x 1 convolution."""
@@ -266,14 +313,16 @@ class Reader:
             return Activation(low=float(node.attributes.get("min", low)), high=float(node.attributes.get("max", high)))  # type: ignore[arg-type]
         return Activation()
 
-    def sum_with(self, start: str) -> bool:
-        """Whether the sum with the block's input follows, and takes it."""
+    def sum_with(self, start: str, size: tuple[int, int, int], channels: int) -> bool:
+        """Whether the sum with the block's input follows, of channels, height and width `size`; takes it."""
         users = self.users.get(self.tensor, [])
         if [node.op for node in users] != ["Add"]:
             return False
         node = self.take("Add")
         if start not in node.inputs:
             raise self.unsupported(node, "it does not add the input of its block")
+        if size != (channels, self.height, self.width):
+            raise self.unsupported(node, "the sum is of maps of two sizes")
         return True
 
     # Nodes

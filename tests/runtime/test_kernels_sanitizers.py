@@ -23,7 +23,7 @@ needs("torch")
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "kernels"
 DRIVER = ROOT / "tests" / "sanitized_kernels.py"
-NETWORKS = ("mobilenet_v2", "efficientnet_lite0", "efficientnet_b0")
+NETWORKS = ("mobilenet_v2", "efficientnet_lite0", "efficientnet_b0", "efficientnet_v2_s")
 INT8 = ("mobilenet_v2", "efficientnet_lite0")  # where the processor has AVX-512 with VNNI
 SIZES = (64, 97)
 SANITIZERS = {"address,undefined": "libasan.so", "thread": "libtsan.so"}
