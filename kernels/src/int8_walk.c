@@ -28,6 +28,12 @@ static struct vk_int8_product product_of(const struct vk_walk *walk, const struc
 
 static const ptrdiff_t one_group[1] = {0};
 
+/* Blocks that are widened together: 2 where a tile of them holds a whole row, otherwise 3, and none left alone. */
+static int next_blocks(int left, int width) {
+    if (left <= VK_MOST_BLOCKS) return left;
+    return left == 4 || (width > 9 && width <= 14) ? 2 : 3;
+}
+
 /* Levels of the image's rows that a row of the stem's output reads, each made once. */
 static void read_image_rows(const struct vk_walk *walk, const struct vk_step *step, int row, int wide) {
     struct vk_workspace *own = walk->own;
@@ -135,7 +141,7 @@ static void split_by_rows(const struct vk_walk *walk, const struct vk_step *step
         const int tile = end - y < VK_TILE_ROWS ? end - y : VK_TILE_ROWS, top = y * step->stride - step->pad_top;
         const int bottom = top + (tile - 1) * step->stride + step->kernel, positions = tile * step->out_width;
         for (int b = 0, some; b < blocks; b += some) {
-            some = vk_next_blocks(blocks - b);
+            some = next_blocks(blocks - b, step->width);
             for (int r = next; r < bottom; r++) {
                 uint8_t *row = widened + b * ring + (r + slots) % slots * line;
                 if (r >= 0 && r < step->height)
@@ -175,7 +181,7 @@ static void split_by_channels(const struct vk_walk *walk, const struct vk_step *
     uint8_t *widened = (uint8_t *)own->widened + VK_GROUP_BYTES, *convolved = (uint8_t *)own->depthwise;
     memset(own->widened, step->quantised.widened_zero, (size_t)(VK_MOST_BLOCKS * map));
     for (int b = first, some; b < last; b += some) {
-        some = vk_next_blocks(last - b);
+        some = next_blocks(last - b, step->width);
         for (int r = 0; r < step->height; r++)
             widen_row(walk, step, in, r, b, some, widened + (r + step->pad_top) * line, map, r == 0);
         for (int i = 0; i < some; i++) {
@@ -231,7 +237,7 @@ void vk_int8_head(const struct vk_walk *walk, const struct vk_step *step, const 
     const int last = vk_share(blocks, walk->rank + 1, walk->members);
     uint8_t *map = (uint8_t *)walk->own->widened, *levels = (uint8_t *)(embedding + step->hidden);
     for (int b = vk_share(blocks, walk->rank, walk->members), some; b < last; b += some) {
-        some = vk_next_blocks(last - b);
+        some = next_blocks(last - b, positions);
         const ptrdiff_t row = (ptrdiff_t)some * VK_BLOCK;
         struct vk_int8_product product = product_of(walk, &step->expand, 1, b, some, q->widened_zero);
         product.in = in;

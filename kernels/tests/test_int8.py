@@ -113,7 +113,10 @@ def without_pair(graph, number):
         (lambda g: with_constant(g, 4, "QuantizeLinear", 1, lambda s: s * 2), "quantised in two ways"),
         (lambda g: with_constant(g, 2, "QuantizeLinear", 2, lambda z: z.astype(np.int8)), "not to uint8"),
         (lambda g: with_constant(g, 1, "DequantizeLinear", 2, lambda z: z + 1), "zero points are not 0"),
-        (lambda g: with_constant(g, 0, "Mul", 1, lambda v: v[::-1] * np.arange(len(v))), "for each pixel of a row"),
+        (
+            lambda g: with_constant(g, 0, "Mul", 1, lambda v: v[::-1] * np.arange(len(v))),
+            "its constant is not one value for each channel",
+        ),
         (lambda g: with_constant(g, 1, "Reshape", 1, lambda v: v[[0, 2, 1, 3]]), "neither rows nor pixels"),
     ],
 )

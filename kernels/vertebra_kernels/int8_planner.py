@@ -140,7 +140,7 @@ class _Int8Reader(Reader):
         while self.peek().op != "Conv":
             node = self.take("Reshape", "Cast", "Mul", "Add", "Transpose")
             if node.op in ("Mul", "Add"):
-                row = self.row(node)
+                row = self.channels(node)
                 values = values * row[:, None] if node.op == "Mul" else values + row[:, None]
                 scaled = True
             if self.tensor in self.levels and scaled:
@@ -160,12 +160,12 @@ class _Int8Reader(Reader):
         self.image = values.astype(np.uint8)
         return np.ones(3, np.float32), np.zeros(3, np.float32)
 
-    def row(self, node: Node) -> Array:
-        """Three values of a node whose constant repeats them for all pixels of a row."""
+    def channels(self, node: Node) -> Array:
+        """Three values of a node whose constant may repeat them for all pixels of a row."""
         names = [name for name in node.inputs if name in self.graph.constants]
-        values = self.graph.constants[names[0]].reshape(-1) if len(names) == 1 else np.zeros(0)
-        if len(values) != 3 * self.graph.image_size[1] or (values.reshape(-1, 3) != values[:3]).any():
-            raise self.unsupported(node, "its constant is not three values for each pixel of a row")
+        values = self.graph.constants[names[0]] if len(names) == 1 else np.zeros(0)
+        if values.shape != (3 * self.graph.image_size[1],) or (values.reshape(-1, 3) != values[:3]).any():
+            return super().channels(node)
         return values[:3].astype(np.float32)
 
     def block(self, stem: Convolution | None = None, stem_activation: Activation | None = None) -> InvertedResidual:
