@@ -29,6 +29,8 @@ static void activate(float *map, const float *add, ptrdiff_t count, int activati
     memcpy(map + i, &value, rest);
 }
 
+#include "winograd.h"
+
 static void sum_parts(float *out, const float *const *parts, int part_count, ptrdiff_t begin, ptrdiff_t end) {
     for (ptrdiff_t i = begin; i < end; i += 8) {
         float value[8];
@@ -82,5 +84,5 @@ static void softmax(float *out, const float *in, ptrdiff_t count) {
     for (ptrdiff_t i = 0; i < count; i++) out[i] /= total;
 }
 
-const struct vk_kernels KERNELS = {multiply,  depthwise,     normalise, activate, sum_parts, scale_map,
+const struct vk_kernels KERNELS = {multiply,  depthwise,     normalise, activate, winograd_inputs, winograd_outputs, sum_parts, scale_map,
                                    scale_weights, mean, sigmoid,   softmax, weigh};

@@ -44,6 +44,20 @@ struct vk_depthwise_row {
     float low, high;
 };
 
+/* A row of tiles of 2 x 2 outputs. Inputs: rows[0 ... 3] of (column, channels) to `matrices` (16, tiles, channels).
+ * Outputs: `matrices` (16, tiles, channels) to out[0], out[1] of `width` columns, each out_stride apart; blocks of 16
+ * channels are out_block_stride apart. VK_LINEAR: no activation. out[1] may be NULL. */
+struct vk_winograd {
+    const float *rows[4];
+    float *matrices;
+    int tiles, channels, width;
+    const float *bias;
+    float *out[2];
+    ptrdiff_t out_stride, out_block_stride;
+    int activation;
+    float low, high;
+};
+
 struct vk_kernels {
     void (*multiply)(const struct vk_product *product);
     void (*depthwise)(const struct vk_depthwise_row *row);
@@ -51,6 +65,9 @@ struct vk_kernels {
     void (*normalise)(float *out, const uint8_t *in, const float *scale, const float *shift, ptrdiff_t count);
     /* map[i] = activation(map[i]) + add[i]; add: or NULL */
     void (*activate)(float *map, const float *add, ptrdiff_t count, int activation, float low, float high);
+    /* Winograd's F(2 x 2, 3 x 3): see winograd.h. */
+    void (*winograd_inputs)(const struct vk_winograd *job);
+    void (*winograd_outputs)(const struct vk_winograd *job);
     void (*sum)(float *out, const float *const *parts, int part_count, ptrdiff_t begin, ptrdiff_t end);
     /* map: (count, 16), each x gates[16] */
     void (*scale_map)(float *map, const float *gates, ptrdiff_t count);

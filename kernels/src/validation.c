@@ -42,9 +42,17 @@ static int fused_fits(const struct vk_header *header, const struct vk_step *s, s
         const int64_t k = s->kernel;
         if (s->source != VK_FROM_DENSE || !between(k, 1, 7) || !(s->stride == 1 || s->stride == 2) ||
             !between(s->pad_top, 0, k - 1) || !between(s->pad_left, 0, k - 1) ||
-            !matrix_fits(header, &s->expand, k * k * s->channels, s->hidden) || s->expand.activation == VK_LINEAR)
+            !matrix_fits(header, &s->expand, (vk_is_winograd(s) ? VK_WINOGRAD : k * k) * s->channels, s->hidden) ||
+            s->expand.activation == VK_LINEAR)
             return 0;
-        at_least(&sizes->widened, k * vk_padded(s->width, s->pad_left, s->out_width, s) * s->channels);
+        const int64_t ring = vk_fused_width(s) * s->channels * (vk_is_winograd(s) ? VK_WINOGRAD_ROWS : k);
+        at_least(&sizes->widened, ring);
+        if (vk_is_winograd(s)) {
+            const int64_t tiles = (s->out_width + 1) / 2;
+            if (k != 3 || s->stride != 1) return 0;
+            at_least(&sizes->widened, ring + VK_WINOGRAD * tiles * s->channels);
+            at_least(&sizes->partial, VK_WINOGRAD * tiles * (VK_MOST_BLOCKS * VK_BLOCK + VK_HALF));
+        }
         at_least(&sizes->groups, k);
     }
     if (projects) {

@@ -93,6 +93,17 @@ static inline int vk_padded(int size, int pad, int out, const struct vk_step *st
 
 /* Sets what the product reads for a row of the map that the stem writes, and normalises what is needed for it. */
 void vk_read_image(const struct vk_walk *walk, const struct vk_step *step, int row, struct vk_product *product);
+/* Winograd's algorithm makes two rows of outputs from four of inputs, by 16 products. */
+enum { VK_WINOGRAD = 16, VK_WINOGRAD_ROWS = 4 };
+static inline int vk_is_winograd(const struct vk_step *step) {
+    return step->source == VK_FROM_DENSE && step->expand.inputs == VK_WINOGRAD * step->channels;
+}
+/* The padded width of a fused block's input: whole tiles of two outputs. */
+static inline ptrdiff_t vk_fused_width(const struct vk_step *step) {
+    const int width = vk_padded(step->width, step->pad_left, step->out_width, step);
+    return vk_is_winograd(step) ? vk_largest(width, (step->out_width + 1) / 2 * 2 + 2) : width;
+}
+
 void vk_stem_row(const struct vk_walk *walk, const struct vk_step *step, int row, int first_block, int blocks,
                  float *out, ptrdiff_t block_stride);
 /* Blocks [first, last) of what is projected; `map` is (block, block_positions, 16) from block `first` on. `weights` are

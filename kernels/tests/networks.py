@@ -68,9 +68,9 @@ class Builder:
         if stride == 1 and outputs == channels and hidden:
             self.add("Add", start)
 
-    def fused(self, kind, outputs, hidden=None, stride=1, kernel=3):
+    def fused(self, kind, outputs, hidden=None, stride=1, pads=None):
         start, channels = self.tensor, self.channels
-        self.conv(hidden or outputs, kernel, stride)
+        self.conv(hidden or outputs, 3, stride, pads=pads)
         self.activation(kind)
         if hidden:
             self.conv(outputs)
@@ -127,18 +127,20 @@ def efficientnet(size=(75, 49), seed=0):
     return b.head("silu", 88, 21)
 
 
-def efficientnet_v2(size=(75, 49), seed=0):
+def efficientnet_v2(size=(75, 49), seed=0, kind="silu", pads=None):
+    """`pads`: of the dense convolutions of stride 1."""
     b = Builder(size, seed)
     b.conv(24, 3, 2)
-    b.activation("silu")
-    b.fused("silu", 24)
-    b.fused("silu", 20)  # padded channels, and no sum
-    b.fused("silu", 40, 80, stride=2)
-    b.fused("silu", 40, 92)
-    b.fused("silu", 16, stride=2)
-    b.block("silu", 24, 64, 3, 2, squeeze=4)
-    b.block("silu", 24, 144, 3, squeeze=6)
-    return b.head("silu", 88, 21)
+    b.activation(kind)
+    b.fused(kind, 24, pads=pads)
+    b.fused(kind, 20, pads=pads)  # padded channels, and no sum
+    b.fused(kind, 40, 80, stride=2)
+    b.fused(kind, 40, 92, pads=pads)
+    b.fused(kind, 16, stride=2)
+    b.fused(kind, 8, pads=pads)
+    b.block(kind, 24, 64, 3, 2, squeeze=4)
+    b.block(kind, 24, 144, 3, squeeze=6)
+    return b.head(kind, 88, 21)
 
 
 FAMILIES = {"mobilenet": mobilenet, "lite": lite, "efficientnet": efficientnet, "efficientnet_v2": efficientnet_v2}

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from networks import FAMILIES, evaluate, mobilenet
+from networks import FAMILIES, efficientnet_v2, evaluate, mobilenet
 from vertebra_kernels import INSTRUCTION_SETS, Network, instruction_set, pack
 
 HERE = INSTRUCTION_SETS[INSTRUCTION_SETS.index(instruction_set()) :]  # those that this processor has
@@ -32,6 +32,13 @@ def assert_equal(graph, images, instructions, threads=1):
 def test_each_family_equals_float64(family, instructions, threads):
     graph = FAMILIES[family]()
     assert_equal(graph, images_for(graph, 3), instructions, threads)
+
+
+@pytest.mark.parametrize("instructions", HERE)
+@pytest.mark.parametrize("pads", [[1, 1, 1, 1], [0, 2, 2, 0], [2, 0, 0, 2]])
+def test_dense_convolutions_with_other_pads_and_activations(pads, instructions):
+    graph = efficientnet_v2((67, 45), kind="relu6", pads=pads)
+    assert_equal(graph, images_for(graph), instructions, 3)
 
 
 @pytest.mark.parametrize("instructions", HERE)

@@ -23,8 +23,9 @@ def test_the_steps_of_an_efficientnet_v2():
     assert [(b.from_image, b.project is not None, b.residual, b.out_size) for b in fused] == [
         (True, False, False, (38, 25)), (False, False, True, (38, 25)), (False, False, False, (38, 25)),
         (False, True, False, (19, 13)), (False, True, True, (19, 13)), (False, False, False, (10, 7)),
+        (False, False, False, (10, 7)),
     ]  # fmt: skip
-    assert [type(block) for block in plan.blocks[6:]] == 2 * [InvertedResidual]
+    assert [type(block) for block in plan.blocks[7:]] == 2 * [InvertedResidual]
 
 
 @pytest.mark.parametrize(

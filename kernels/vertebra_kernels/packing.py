@@ -69,14 +69,24 @@ class FloatWeights(Weights):
         self, weight: Array, bias: Array, inputs: int, outputs: int, activation: Activation | None
     ) -> tuple[object, ...]:
         """`weight` is (outputs, inputs), padded with zeros to (`outputs`, `inputs`)."""
-        padded = np.zeros((outputs, inputs), np.float32)
-        padded[: weight.shape[0], : weight.shape[1]] = weight
-        whole = outputs // BLOCK * BLOCK
-        blocks = padded[:whole].reshape(-1, BLOCK, inputs).transpose(0, 2, 1).reshape(-1)
-        values = np.concatenate([blocks, padded[whole:].T.reshape(-1)])
+        return self.matrices(weight[None], bias, inputs, outputs, activation)
+
+    def matrices(
+        self, weights: Array, bias: Array, inputs: int, outputs: int, activation: Activation | None
+    ) -> tuple[object, ...]:
+        """Several one after another, `(count, outputs, inputs)`, each padded."""
+        values = np.concatenate([_blocks(weight, inputs, outputs) for weight in weights])
         padded_bias = np.zeros(outputs, np.float32)
         padded_bias[: len(bias)] = bias
-        return (self.add(values), self.add(padded_bias), inputs, outputs, *_activation(activation), 0)
+        return (self.add(values), self.add(padded_bias), len(weights) * inputs, outputs, *_activation(activation), 0)
+
+
+def _blocks(weight: Array, inputs: int, outputs: int) -> Array:
+    padded = np.zeros((outputs, inputs), np.float32)
+    padded[: weight.shape[0], : weight.shape[1]] = weight
+    whole = outputs // BLOCK * BLOCK
+    blocks = padded[:whole].reshape(-1, BLOCK, inputs).transpose(0, 2, 1).reshape(-1)
+    return np.concatenate([blocks, padded[whole:].T.reshape(-1)])
 
 
 def _activation(activation: Activation | None) -> tuple[int, float, float]:
@@ -130,6 +140,13 @@ def _taps(convolution: Convolution, channels: int) -> Array:
     return np.pad(weight, ((0, 0), (0, 0), (0, 0), (0, channels - weight.shape[3]))).reshape(len(weight), -1)
 
 
+def _winograd(convolution: Convolution) -> Array:
+    """Weights `(16, outputs, inputs)` of src/winograd.h: G g G^T."""
+    g = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+    transformed: Array = np.einsum("ai,bj,ocij->aboc", g, g, convolution.weight.astype(np.float64))
+    return transformed.reshape(16, *convolution.weight.shape[:2])
+
+
 def _window(convolution: Convolution) -> tuple[int, int, int, int]:
     """Kernel, stride, padding above and at the left."""
     return (convolution.weight.shape[2], convolution.stride, *convolution.pads[:2])
@@ -152,7 +169,10 @@ def _fused(block: FusedBlock, plan: Plan, weights: FloatWeights) -> bytes:
         channels = rounded(convolution.weight.shape[1], HALF)
         taps = _taps(convolution, channels)
         windows = (*_window(convolution), int(block.residual), 0, *nowhere)
-    expand = weights.matrix(taps, convolution.bias, taps.shape[1], hidden, block.activation)
+    if source == FROM_DENSE and convolution.stride == 1:
+        expand = weights.matrices(_winograd(convolution), convolution.bias, channels, hidden, block.activation)
+    else:
+        expand = weights.matrix(taps, convolution.bias, taps.shape[1], hidden, block.activation)
     return STEP.pack(
         FUSED, source, height, width, channels, hidden, *block.out_size, out_channels, *windows,
         0, 0.0, 0.0, *plan.scale.tolist(), *plan.shift.tolist(), 0, 0, *expand, *project, *NO_MATRIX, *NO_MATRIX,

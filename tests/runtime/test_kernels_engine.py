@@ -107,6 +107,35 @@ def test_no_less_exact_than_onnxruntime_on_lanes_and_threads(model, plan):
     runner.close()
 
 
+WHOLE = {  # the papers' networks, each with its crop
+    **{("mobilenet_v2", width): 224 for width in (0.5, 0.75, 1.4)},
+    ("efficientnet_lite1", None): 240, ("efficientnet_lite2", None): 260, ("efficientnet_v2_s", None): 384,
+    **{(f"efficientnet_b{i}", None): size for i, size in enumerate((240, 288, 300, 380, 456, 528, 600), 1)},
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "width"), WHOLE)
+def test_whole_networks_of_each_size(name, width, tmp_path):
+    import onnxruntime
+    import torch
+
+    from vertebra import create_model
+    from vertebra.export import export
+
+    torch.manual_seed(0)
+    network = create_model(name, **({"width_mult": width} if width else {})).eval()
+    path, size = tmp_path / "m.onnx", WHOLE[name, width]
+    export(network, path, architecture=name, preprocessing=Preprocessing(crop_size=size, resize_size=size))
+    kernels = kernels_engine.import_kernels()
+    found = kernels.Network(kernels.pack(kernels_engine.network_graph(path, read_card(path))))
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    photo = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)
+    outputs = session.run(list(OUTPUTS), {"image": photo})
+    for expected, result in zip(outputs, found.run(photo, OUTPUTS), strict=True):
+        assert np.abs(result - expected).max() < 1e-5 * np.abs(expected).max()
+
+
 @pytest.fixture(scope="module")
 def int8_model(once):
     """MobileNetV2 in int8, from random weights."""
