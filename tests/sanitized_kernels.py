@@ -69,8 +69,9 @@ def run(folder):
                 network = vertebra_kernels.Network(packed, threads)
                 require_same(f"{name}, {instructions}, {threads} threads", network, images, right)
                 network.close()
-            # Two networks of one packed form at the same time, as two lanes have them.
-            networks = [vertebra_kernels.Network(packed, 2) for _ in range(2)]
+            # Two networks with the same weights at the same time, as two lanes have them.
+            networks = [vertebra_kernels.Network(packed, 2)]
+            networks.append(networks[0].beside(2))
             with ThreadPoolExecutor(2) as pool:
                 list(pool.map(lambda one: require_same(name, one, images, right), networks))  # noqa: B023
             for network in networks:

@@ -5,6 +5,7 @@ import os
 import struct
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,3 +141,18 @@ def test_networks_with_the_same_weights(graph):
     with pytest.raises(ValueError, match="closed"):
         others[0].beside()
     assert others[1].run(images, ["probabilities"])[0].shape == right[0].shape
+
+
+def test_networks_beside_each_other_take_the_memory_of_the_weights_once():
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    wide = mobilenet((32, 32), width=8)
+    packed, images = pack(wide), images_for(wide, 1)
+    network = Network(packed)
+    expected = network.run(images, ["logits"])[0]
+    before = resident()
+    others = [network.beside() for _ in range(4)]
+    for other in others:
+        np.testing.assert_array_equal(other.run(images, ["logits"])[0], expected)
+    assert resident() - before < len(packed)

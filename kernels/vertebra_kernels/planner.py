@@ -6,13 +6,10 @@ approximated or left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-
 import numpy as np
-from numpy.typing import NDArray
 
 from vertebra_kernels.graph import Graph, Node, UnsupportedGraph
+from vertebra_kernels.graph_reader import GraphReader, integers
 from vertebra_kernels.plan import (
     Activation,
     Array,
@@ -32,19 +29,8 @@ def make_plan(graph: Graph) -> Plan:
     return Reader(graph).plan()
 
 
-class Reader:
+class Reader(GraphReader):
     """Follows the graph from its input; `tensor` is where it stands. In int8 `int8_planner` reads more with it."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self.users: dict[str, list[Node]] = {}
-        for node in graph.nodes:
-            for name in dict.fromkeys(node.inputs):
-                self.users.setdefault(name, []).append(node)
-        self.tensor = graph.input
-        self.read: set[str] = set()  # first outputs of the nodes that were taken
-        self.kinds: dict[str, str] = {}  # tensors that can be outputs
-        self.height, self.width = graph.image_size
 
     def plan(self) -> Plan:
         """All steps, from the image to the probabilities."""
@@ -89,7 +75,7 @@ class Reader:
     def normalisation(self) -> tuple[Array, Array]:
         """Scale and shift of the image's three channels."""
         transpose = self.take("Transpose")
-        if list(_integers(transpose.attributes.get("perm"))) != [0, 3, 1, 2]:
+        if list(integers(transpose.attributes.get("perm"))) != [0, 3, 1, 2]:
             raise self.unsupported(transpose, "the input is not (N, height, width, 3)")
         cast = self.take("Cast")
         if cast.attributes.get("to") != 1:
@@ -240,16 +226,6 @@ class Reader:
         weight = self.constant(self.peek("Conv"), 1)
         return not self.is_depthwise() and weight.ndim == 4 and weight.shape[2] != 1
 
-    @contextmanager
-    def looking_ahead(self) -> Iterator[list[bool]]:
-        """Comes back to where it stood; what cannot be read ends the block, and the list stays as it is."""
-        tensor, read = self.tensor, set(self.read)
-        try:
-            with suppress(UnsupportedGraph):
-                yield []
-        finally:
-            self.tensor, self.read = tensor, read
-
     def advance(self, node: Node, convolution: Convolution) -> None:
         """Goes on to the size of a convolution's output."""
         self.height, self.width = output_size(self.height, self.width, convolution)
@@ -275,11 +251,11 @@ class Reader:
         kernel = weight.shape[2]
         bias = self.constant(node, 2).astype(np.float32) if len(node.inputs) > 2 else np.zeros(len(weight), np.float32)
         attributes = node.attributes
-        strides = _integers(attributes.get("strides"), (1, 1))
-        pads = _integers(attributes.get("pads"), (0, 0, 0, 0))
+        strides = integers(attributes.get("strides"), (1, 1))
+        pads = integers(attributes.get("pads"), (0, 0, 0, 0))
         if attributes.get("auto_pad", "NOTSET") not in ("NOTSET", b"NOTSET"):
             raise self.unsupported(node, "auto_pad is given instead of pads")
-        if any(d != 1 for d in _integers(attributes.get("dilations"), (1, 1))):
+        if any(d != 1 for d in integers(attributes.get("dilations"), (1, 1))):
             raise self.unsupported(node, "it is dilated")
         if len(strides) != 2 or strides[0] != strides[1] or strides[0] not in (1, 2):
             raise self.unsupported(node, f"its strides are {list(strides)}, not 1 or 2 both ways")
@@ -324,62 +300,3 @@ class Reader:
         if size != (channels, self.height, self.width):
             raise self.unsupported(node, "the sum is of maps of two sizes")
         return True
-
-    # Nodes
-
-    def peek(self, *ops: str) -> Node:
-        """The node that follows: the one user, but for an Add further on that is the residual's."""
-        users = self.users.get(self.tensor, [])
-        nodes = [node for node in users if node.op != "Add"] or users
-        if len(nodes) != 1:
-            raise UnsupportedGraph(f"tensor {self.tensor!r} is used by {[node.op for node in users]}, not by one node")
-        if ops and nodes[0].op not in ops:
-            raise self.unsupported(nodes[0], f"expected {' or '.join(ops)} here")
-        return nodes[0]
-
-    def take(self, *ops: str) -> Node:
-        """The node that follows; what stands before it is done with."""
-        node = self.peek(*ops)
-        self.step_to(node)
-        return node
-
-    def step_to(self, node: Node) -> None:
-        """Goes on behind `node`."""
-        if self.tensor in self.graph.outputs.values() and self.tensor not in self.kinds:
-            raise self.unsupported(node, "its input is an output of the graph, which the fused step does not keep")
-        self.tensor = node.outputs[0]
-        self.read.add(self.tensor)
-
-    def alone(self, tensor: str) -> None:
-        """Raises if a tensor inside a step is an output."""
-        if tensor in self.graph.outputs.values():
-            raise UnsupportedGraph(f"tensor {tensor!r} is an output of the graph, which the fused step does not keep")
-
-    def groups(self, node: Node) -> int:
-        """The groups of a convolution."""
-        return _integers([node.attributes.get("group", 1)])[0]
-
-    def channels(self, node: Node) -> Array:
-        """Three values of a node with a constant `(1, 3, 1, 1)` or of one value."""
-        names = [name for name in node.inputs if name in self.graph.constants]
-        values = self.graph.constants[names[0]].astype(np.float32) if len(names) == 1 else np.zeros(0, np.float32)
-        if values.size == 1:
-            return np.full(3, values.reshape(()), np.float32)
-        if values.shape not in ((1, 3, 1, 1), (3, 1, 1)):
-            raise self.unsupported(node, "its constant is not one value for each channel")
-        return values.reshape(3)
-
-    def constant(self, node: Node, position: int) -> NDArray[np.generic]:
-        """An input of a node that is a constant."""
-        name = node.inputs[position] if position < len(node.inputs) else ""
-        if name not in self.graph.constants:
-            raise self.unsupported(node, f"input {position} is not a constant")
-        return self.graph.constants[name]
-
-    def unsupported(self, node: Node, reason: str) -> UnsupportedGraph:
-        """The error that names a node."""
-        return UnsupportedGraph(f"node {node.outputs[0]!r} ({node.op}): {reason}")
-
-
-def _integers(value: object, default: Sequence[int] = ()) -> tuple[int, ...]:
-    return tuple(int(item) for item in value) if isinstance(value, Sequence | np.ndarray) else tuple(default)
