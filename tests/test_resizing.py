@@ -54,6 +54,7 @@ def test_same_pixels(kernels, monkeypatch, interpolation, crop_mode, crop, resiz
     monkeypatch.setattr(resizing, "_kernels", lambda: None)
     for one, right in zip(found, pixels(preprocessing), strict=True):
         np.testing.assert_array_equal(one, right)
+        assert one.flags.writeable == right.flags.writeable
     compared = len(resizing._COMPARED) * len(kernels.FILTERS)
     assert (len(calls) > compared) == (interpolation != "nearest" and crop <= preprocessing.resize_size)
 

@@ -27,6 +27,7 @@ EXCEPTIONS = {
     ("bench/timing.py", "TemporaryDirectory"): "what is measured; removed at the end",
     ("bench/timing.py", "open"): "the null device, for what libraries print",
     ("bench/network_files.py", "save"): "into that folder",
+    ("runtime/mnn_engine.py", "TemporaryDirectory"): "where MNN's converter runs, for what it leaves; removed at once",
     ("bench/backends.py", "TemporaryDirectory"): "what other tools convert; removed at once",
     ("lab/picture.py", "savefig"): "into memory; the result writes it",
     ("loading.py", "mkdtemp"): "a folder in that one, for a network of one's own that is exported for one run",

@@ -208,7 +208,9 @@ class _Int8Reader(Reader):
     def activation(self) -> Activation:
         """What the levels before are limited to; an activation of its own is left to other engines."""
         if any(node.op in ("Clip", "Relu", "Sigmoid") for node in self.users.get(self.tensor, [])):
-            raise UnsupportedGraph(f"tensor {self.tensor!r}: an activation follows it, and levels alone are known")
+            raise UnsupportedGraph(
+                f"tensor {self.tensor!r} is in float32 beside others in int8: an activation reads it"
+            )
         return Activation(low=0.0)
 
     def classifier(self, channels: int) -> Classifier:

@@ -47,6 +47,7 @@ def resize_and_crop_rgb(
         same = interpolation in kernels.FILTERS and kernels.is_resizable((picture.height, picture.width), size)
         if inside and usual and same:
             pixels: Pixels = kernels.resize(np.asarray(picture), size, interpolation, box)
+            pixels.flags.writeable = False  # as Pillow's
             return pixels
     return _by_pillow(picture, size, interpolation, box)
 

@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from vertebra.bench import compare, find_backends
 from vertebra.card import Preprocessing, read_card
 from vertebra.errors import VertebraWarning
 from vertebra.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from vertebra.runtime import kernels_engine
+from vertebra.runtime import kernels_engine, mnn_engine
 from vertebra.runtime.autotune import beside_kernels, candidate_plans, measure
 from vertebra.runtime.engine import OUTPUTS, EngineError, Plan
 from vertebra.runtime.engine_runner import Runner, open_engine
@@ -179,6 +180,14 @@ def test_int8_without_vnni(vertebra, int8_model, photo, monkeypatch):
     assert (result.code, result.err.count("\n")) == (1, 1)
     assert f"the kernels cannot run {int8_model}: int8 needs AVX-512 with VNNI" in result.err
     assert vertebra("predict", photo, "--model", int8_model).code == 0
+
+
+@pytest.mark.skipif(not mnn_engine.installed(), reason="MNN is not installed")
+def test_mnn_leaves_no_file_of_int8_where_it_runs(vertebra, int8_model, photo, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    vertebra("predict", photo, "--model", int8_model, "--engine", "mnn")
+    assert list(Path.cwd().iterdir()) == []
 
 
 def test_an_older_package_is_named(vertebra, int8_model, photo, monkeypatch):

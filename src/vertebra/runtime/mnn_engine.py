@@ -132,11 +132,14 @@ def convert(path: Path, target: Path) -> None:
     imported and reports each conversion to its makers.
     """
     import subprocess
+    import tempfile
 
-    arguments = ["MNNConvert", "-f", "ONNX", "--modelFile", os.fspath(path), "--MNNModel", os.fspath(target)]
+    files = ("--modelFile", str(path.absolute()), "--MNNModel", str(target.absolute()))
+    arguments = ["MNNConvert", "-f", "ONNX", *files]
     code = "import sys, _tools; _tools.mnnconvert(sys.argv[1:])"
     command = [sys.executable, "-c", code, *arguments, "--bizCode", "vertebra"]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace")  # noqa: S603
+    with tempfile.TemporaryDirectory(prefix="vertebra-") as folder:  # it leaves files in the current one
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", cwd=folder)  # noqa: S603
     if done.returncode != 0 or "Converted Success" not in done.stdout or not target.stat().st_size:
         lines = [line.strip() for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
         stopped = -done.returncode in (2, 9, 15)  # interrupted, for want of memory, ended
