@@ -30,7 +30,7 @@ def render() -> str:
             "loading",
         ),
         (
-            f"Predict {folder['photos']:,} JPEGs, EfficientNet-Lite0",
+            f"Predict {folder['photos']:,} JPEGs, EfficientNet-Lite0, `vertebra[kernels]`",
             f"{runs['float32']:.0f} images/s",
             f"torch + DataLoader: {runs['torch']:.0f} images/s",
             "a-folder-of-photos",
