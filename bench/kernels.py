@@ -271,28 +271,26 @@ def measure(n: int, only: Sequence[str], parts: Sequence[str], chosen: Sequence[
 
 
 def render(document: dict[str, Any]) -> str:
-    latency = {
-        f"{network}, {label}": row for network, found in document["latency"].items() for label, row in found.items()
-    }
-    n = min(entry["n"] for row in latency.values() for entry in row["ms"].values())
-    largest = max(row["difference"] for row in latency.values())
+    table, n, largest = latency_table(document["latency"], PEERS)
     text = (
-        f"{latency_table(latency, PEERS)}\n\nfloat32; n ≥ {n}; fast is the lower quartile. The kernels' outputs differ "
+        f"{table}\n\nfloat32; n ≥ {n}; fast is the lower quartile. The kernels' outputs differ "
         f"from ONNX Runtime's by at most {largest:.1g} of the largest value. In rows with avx2 both have AVX2 alone."
     )
     return f"{text}\n\n{_other_parts(document)}\n\n{_common.footnote(document)}"
 
 
-def latency_table(latency: Mapping[str, dict[str, Any]], names: Sequence[str]) -> str:
-    """Rows of latencies by their labels, with what `one_latency` measured of the kernels and these engines."""
+def latency_table(latency: Mapping[str, dict[str, Any]], names: Sequence[str]) -> tuple[str, int, float]:
+    """The table of what `one_latency` measured, the fewest runs and the largest difference."""
+    found = {f"{network}, {label}": row for network, rows in latency.items() for label, row in rows.items()}
     rows = []
-    for label, row in latency.items():
+    for label, row in found.items():
         ms = row["ms"]
         cells = [f"{ms[e]['fast']:.3g} ({ms[e]['median']:.3g})" if e in ms else "-" for e in ("kernels", *names)]
         ratios = [min(ms[e][key] for e in names if e in ms) / ms["kernels"][key] for key in ("fast", "median")]
         rows.append([label, f"**{cells[0]}**", *cells[1:], *(f"{ratio:.2f}×" for ratio in ratios)])
     heads = ["ms an image: fast (median)", "kernels", *names, "than best, fast", "than best, median"]
-    return _common.table(heads, rows)
+    n = min(entry["n"] for row in found.values() for entry in row["ms"].values())
+    return _common.table(heads, rows), n, max(row["difference"] for row in found.values())
 
 
 def _other_parts(document: dict[str, Any]) -> str:

@@ -50,13 +50,9 @@ def measure(n: int, only: Sequence[str], chosen: Sequence[str], folders: bool) -
 
 
 def render(document: dict[str, Any]) -> str:
-    latency = {
-        f"{network}, {label}": row for network, found in document["latency"].items() for label, row in found.items()
-    }
-    n = min(entry["n"] for row in latency.values() for entry in row["ms"].values())
-    off = max(row["difference"] for row in latency.values())
+    table, n, off = latency_table(document["latency"], PEERS)
     text = (
-        f"{latency_table(latency, PEERS)}\n\nint8 with VNNI; n ≥ {n}; fast is the lower quartile. The kernels' "
+        f"{table}\n\nint8 with VNNI; n ≥ {n}; fast is the lower quartile. The kernels' "
         f"features and embeddings are ONNX Runtime's bit for bit, their probabilities within {off:.1g} of the largest."
     )
     for network, found in document["folder"].items():

@@ -4,8 +4,8 @@
  * the taps of a kernel row are neighbours; so an output row is a product with one run of inputs for each kernel row.
  * Of a tile of rows the widened map is projected while it is in the cache. Without projection the convolution is
  * written where it belongs, and activated there. A 3 x 3 convolution of stride 1 goes by Winograd's algorithm, see
- * winograd.h: weights of 16 matrices instead of 9 taps say so. The first convolution of a network is such a block, which reads the
- * image. */
+ * winograd.h: weights of 16 matrices instead of 9 taps say so. The first convolution of a network is such a block,
+ * which reads the image. */
 #include "walk.h"
 
 #include <string.h>
@@ -120,7 +120,7 @@ void vk_fused_block(const struct vk_walk *walk, const struct vk_step *step, cons
     const int begin = vk_share(step->out_height, walk->rank, walk->members);
     const int end = vk_share(step->out_height, walk->rank + 1, walk->members);
     const ptrdiff_t out_line = (ptrdiff_t)step->out_width * step->out_channels;
-    for (int i = 0; i < 8; i++) own->image_row_numbers[i] = -1000;
+    vk_forget_rows(own);
     for (int y = begin; y < end; y += VK_TILE_ROWS) {
         const int tile = end - y < VK_TILE_ROWS ? end - y : VK_TILE_ROWS;
         const ptrdiff_t positions = (ptrdiff_t)tile * step->out_width;

@@ -129,7 +129,7 @@ static void split_by_rows(const struct vk_walk *walk, const struct vk_step *step
     const int end = vk_share(step->out_height, walk->rank + 1, walk->members);
     const ptrdiff_t out_line = (ptrdiff_t)step->out_width * step->out_channels;
     uint8_t *widened = (uint8_t *)own->widened + VK_GROUP_BYTES, *convolved = (uint8_t *)own->depthwise;
-    for (int i = 0; i < 8; i++) own->image_row_numbers[i] = -1000;
+    vk_forget_rows(own);
     for (int b = 0; b < blocks; b++)
         for (int s = 0; s < slots; s++) {
             uint8_t *row = widened + b * ring + s * line;
@@ -223,7 +223,7 @@ static void split_by_channels(const struct vk_walk *walk, const struct vk_step *
 }
 
 void vk_int8_inverted_residual(const struct vk_walk *walk, const struct vk_step *step, const uint8_t *in, uint8_t *out) {
-    if (step->source != VK_FROM_IMAGE && step->height * step->width <= VK_CHANNEL_SPLIT_POSITIONS)
+    if (vk_splits_channels(step))
         split_by_channels(walk, step, in, out);
     else
         split_by_rows(walk, step, in, out);

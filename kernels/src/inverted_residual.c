@@ -131,7 +131,7 @@ static void split_by_rows(const struct vk_walk *walk, const struct vk_step *step
     const int right = wide - step->pad_left - step->width, keep = step->squeeze > 0;
     const ptrdiff_t out_line = (ptrdiff_t)step->out_width * step->out_channels;
     if (keep) memset(own->sums, 0, (size_t)step->hidden * sizeof(float));
-    for (int i = 0; i < 8; i++) own->image_row_numbers[i] = -1000;
+    vk_forget_rows(own);
     for (int b = 0; b < blocks; b++)
         for (int s = 0; s < slots; s++) {
             float *row = own->widened + b * ring + s * line;
@@ -237,7 +237,7 @@ static void split_by_channels(const struct vk_walk *walk, const struct vk_step *
 }
 
 void vk_inverted_residual(const struct vk_walk *walk, const struct vk_step *step, const float *in, float *out) {
-    if (step->source != VK_FROM_IMAGE && step->height * step->width <= VK_CHANNEL_SPLIT_POSITIONS)
+    if (vk_splits_channels(step))
         split_by_channels(walk, step, in, out);
     else
         split_by_rows(walk, step, in, out);

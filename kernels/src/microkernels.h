@@ -6,7 +6,6 @@
  */
 #define PER_BLOCK (VK_BLOCK / LANES)
 #define PER_HALF (VK_HALF / NARROW_LANES)
-#define UNROLL _Pragma("GCC unroll 16")
 
 struct cursor { /* where a tile begins */
     const float *in, *weights, *half_weights, *bias;

@@ -7,6 +7,7 @@
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef float loose_vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -69,30 +70,25 @@ INLINE vec clamp(vec value, vec low, vec high) { return minimum(high, maximum(lo
 
 /* e^x = 2^(whole + f), relative error below 1e-6 for |x| <= 80: the polynomial of degree 6 with the least relative
  * error of 2^f (2e-9). AVX-512 takes f from [0, 1) and needs no lower limit, the others from [-1/2, 1/2]. */
+INLINE vec polynomial(vec f, const float factors[7]) { /* of the highest power first */
+    vec sum = splat(factors[0]);
+    UNROLL for (int i = 1; i < 7; i++) sum = sum * f + factors[i];
+    return sum;
+}
+
+INLINE vec exponential(vec x) {
 #if LANES == 16
-INLINE vec exponential(vec x) {
-    vec t = minimum(splat(115.0f), x * 1.44269504f), f = _mm512_reduce_ps(t, _MM_FROUND_TO_NEG_INF);
-    vec p = f * 2.1702255e-4f + 1.2439688e-3f;
-    p = p * f + 9.6788406e-3f;
-    p = p * f + 5.5483341e-2f;
-    p = p * f + 2.4022983e-1f;
-    p = p * f + 6.9314700e-1f;
-    p = p * f + 1.0f;
-    return _mm512_scalef_ps(p, t);
-}
+    static const float factors[7] = {2.1702255e-4f, 1.2439688e-3f, 9.6788406e-3f, 5.5483341e-2f,
+                                     2.4022983e-1f, 6.9314700e-1f, 1.0f};
+    vec t = minimum(splat(115.0f), x * 1.44269504f);
+    return _mm512_scalef_ps(polynomial(_mm512_reduce_ps(t, _MM_FROUND_TO_NEG_INF), factors), t);
 #else
-INLINE vec exponential(vec x) {
-    vec t = clamp(x * 1.44269504f, splat(-115.0f), splat(115.0f));
-    vec whole = nearest(t), f = t - whole;
-    vec p = f * 1.5345812e-4f + 1.3399931e-3f;
-    p = p * f + 9.6184891e-3f;
-    p = p * f + 5.5503286e-2f;
-    p = p * f + 2.4022646e-1f;
-    p = p * f + 6.9314718e-1f;
-    p = p * f + 1.0f;
-    return (vec)((int_vec)p + (__builtin_convertvector(whole, int_vec) << 23));
-}
+    static const float factors[7] = {1.5345812e-4f, 1.3399931e-3f, 9.6184891e-3f, 5.5503286e-2f,
+                                     2.4022646e-1f, 6.9314718e-1f, 1.0f};
+    vec t = clamp(x * 1.44269504f, splat(-115.0f), splat(115.0f)), whole = nearest(t);
+    return (vec)((int_vec)polynomial(t - whole, factors) + (__builtin_convertvector(whole, int_vec) << 23));
 #endif
+}
 
 /* 1 / (1 + e^-x) */
 INLINE vec sigmoid_of(vec x) {

@@ -5,6 +5,8 @@
 #include "kernels.h"
 #include "threads.h"
 
+enum { VK_ROW_NUMBERS = 8 };
+
 /* A thread's own memory, each part large enough for every step of the program. */
 struct vk_workspace {
     float *maps[2];        /* maps between steps, in turn; a team uses its first member's */
@@ -16,8 +18,13 @@ struct vk_workspace {
     float *gates, *pooled, *squeezed, *scaled_weights; /* of squeeze-excitation */
     ptrdiff_t *group_offsets;
     const float **parts;
-    int image_row_numbers[8]; /* which row each slot of image_rows holds, or of the padded rows of a fused block */
+    int image_row_numbers[VK_ROW_NUMBERS]; /* which row each slot of image_rows holds, or of the padded rows of a fused block */
 };
+
+/* Before a step: its rows are not those of the step before. */
+static inline void vk_forget_rows(struct vk_workspace *own) {
+    for (int i = 0; i < VK_ROW_NUMBERS; i++) own->image_row_numbers[i] = -1000;
+}
 
 struct vk_walk {
     const struct vk_kernels *kernels;
@@ -40,6 +47,9 @@ static inline int vk_largest(int a, int b) { return a > b ? a : b; }
 
 /* Maps up to this many positions are split by channels, larger ones by rows. */
 enum { VK_CHANNEL_SPLIT_POSITIONS = 400 };
+static inline int vk_splits_channels(const struct vk_step *step) {
+    return step->source != VK_FROM_IMAGE && step->height * step->width <= VK_CHANNEL_SPLIT_POSITIONS;
+}
 /* Blocks of widened channels that are expanded together: 2, or 3 where one would be left. */
 enum { VK_MOST_BLOCKS = 3, VK_TILE_ROWS = 2 };
 static inline int vk_next_blocks(int left) { return left <= VK_MOST_BLOCKS ? left : 2; }

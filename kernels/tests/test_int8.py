@@ -1,13 +1,11 @@
 """Networks in int8: integers, sizes, threads, damaged blocks, and what is refused."""
 
-import struct
-
 import numpy as np
 import pytest
 from int8_networks import FAMILIES, evaluate, lite, mobilenet
 from test_kernels import images_for
+from test_network import refusals
 from vertebra_kernels import Network, UnsupportedGraph, pack, supports_int8
-from vertebra_kernels.packed_block import HEADER, STEP
 
 pytestmark = pytest.mark.skipif(not supports_int8(), reason="this processor has no AVX-512 with VNNI")
 INTEGERS = ("features", "embedding")
@@ -55,21 +53,7 @@ def test_black_and_white_images_and_none():
 @pytest.mark.parametrize("value", [-1, 0, 1, 7, 2**31 - 1, -(2**31), 1 << 20])
 def test_no_number_in_header_or_steps_can_make_it_read_elsewhere(value):
     small = lite((24, 24))
-    packed = pack(small)
-    images = images_for(small, 1)
-    refused = 0
-    for position in range(8, HEADER.size + STEP.size * HEADER.unpack_from(packed)[3], 4):
-        damaged = bytearray(packed)
-        damaged[position : position + 4] = struct.pack("<i", value)
-        try:
-            network = Network(bytes(damaged), 2 if position % 40 == 0 else 1)
-        except (ValueError, MemoryError):
-            refused += 1
-            continue
-        if network.image_size == small.image_size:
-            network.run(images, list(network.outputs))
-        network.close()
-    assert refused > 100
+    assert refusals(pack(small), images_for(small, 1), value) > 100
 
 
 def replaced(graph, op, number, attributes):
