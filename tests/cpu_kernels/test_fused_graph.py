@@ -59,10 +59,10 @@ def test_a_step_is_that_of_the_network(tiny_network, family, options):
 
 # Of the papers' networks: (activation, shortcut) -> fused batch norms; kernels; layers that stay.
 COUNTS = {
-    "vgg16_bn": ({("ReLU", False): 13}, {}),
-    "googlenet": ({("ReLU", False): 59}, {}),
-    "resnet50": ({("ReLU", False): 33, ("ReLU", True): 16, ("Identity", False): 4}, {}),
-    "densenet121": ({("ReLU", False): 121}, {}),
+    "vgg16_bn": ({("ReLU", False): 13}, {"Conv3x3": 12}),
+    "googlenet": ({("ReLU", False): 59}, {"Conv3x3": 15}),
+    "resnet50": ({("ReLU", False): 33, ("ReLU", True): 16, ("Identity", False): 4}, {"Conv3x3": 13}),
+    "densenet121": ({("ReLU", False): 121}, {"Conv3x3": 58}),
     "mobilenet_v2": ({("ReLU6", False): 35, ("Identity", False): 7, ("Identity", True): 10}, {"DepthwiseConv": 17}),
     "efficientnet_b0": (
         {("SiLU", False): 33, ("Identity", False): 16},

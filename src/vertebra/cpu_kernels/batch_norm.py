@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .compiled_functions import library, pointer
+from .compiled_functions import library
 from .layer_kernel import has_kernel
 
 # Numbers as in activation.h.
@@ -65,9 +65,9 @@ class _BatchNormActivation(torch.autograd.Function):
         y, saved = torch.empty_like(x), torch.empty(4, channels)
         totals, sums = _scratch(channels)
         library().batch_norm_forward(
-            pointer(x), pointer(shortcut), rows, channels, pointer(weight), pointer(bias),
-            pointer(norm.running_mean), pointer(norm.running_var), norm.momentum, norm.eps, act,
-            pointer(y), pointer(saved), pointer(totals), pointer(sums), torch.get_num_threads(),
+            x, shortcut, rows, channels, weight, bias,
+            norm.running_mean, norm.running_var, norm.momentum, norm.eps, act,
+            y, saved, totals, sums, torch.get_num_threads(),
         )  # fmt: skip
         if norm.num_batches_tracked is not None:
             norm.num_batches_tracked += 1
@@ -85,9 +85,9 @@ class _BatchNormActivation(torch.autograd.Function):
         dweight, dbias = torch.empty(channels), torch.empty(channels)
         totals, sums = _scratch(channels)
         library().batch_norm_backward(
-            pointer(x), pointer(y), pointer(dy), images * height * width, channels, pointer(saved), ctx.act,
-            pointer(dx), pointer(dshortcut), pointer(dweight), pointer(dbias),
-            pointer(totals), pointer(sums), torch.get_num_threads(),
+            x, y, dy, images * height * width, channels, saved, ctx.act,
+            dx, dshortcut, dweight, dbias,
+            totals, sums, torch.get_num_threads(),
         )  # fmt: skip
         if ctx.has_shortcut and y is None:
             dshortcut = dy

@@ -10,7 +10,19 @@ from torch import Tensor
 
 from .c_compiler import KernelError, compiled_library
 
-_POINTER, _INDEX, _INT, _DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_double
+
+class _TensorPointer:
+    """The type of arguments that are tensors: the function gets the address of the first value; None: NULL.
+
+    The call holds the tensor. An address taken before would be that of freed memory if nothing else did.
+    """
+
+    @staticmethod
+    def from_param(tensor: Tensor | None) -> ctypes.c_void_p:
+        return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+_POINTER, _INDEX, _INT, _DOUBLE = _TensorPointer, ctypes.c_int64, ctypes.c_int, ctypes.c_double
 # Parameters as in the C sources.
 _PARAMETERS: dict[str, list[Any]] = {
     "batch_norm_forward": (
@@ -21,6 +33,12 @@ _PARAMETERS: dict[str, list[Any]] = {
     "depthwise_forward": [_POINTER] * 4 + [_INDEX] * 6 + [_INT] * 3,
     "depthwise_input_gradient": [_POINTER] * 4 + [_INDEX] * 6 + [_INT] * 2,
     "depthwise_weight_gradient": [_POINTER] * 4 + [_INDEX] * 6 + [_INT] * 3,
+    # Images, height, width, channels, output channels.
+    "conv3x3_weights_size": [_INDEX] * 2,
+    "conv3x3_scratch_size": [_INDEX] * 5 + [_INT],
+    "conv3x3_weights": [ctypes.c_void_p] * 2 + [_INDEX] * 2 + [_POINTER, _INT],
+    "conv3x3": [_POINTER] * 5 + [_INDEX] * 5 + [_POINTER, _INT],
+    "conv3x3_weight_gradient": [_POINTER] * 5 + [_INDEX] * 5 + [_POINTER, _INT],
     "channel_means": [_POINTER] + [_INDEX] * 3 + [_POINTER, _INT],
     "scale_channels": [_POINTER] * 2 + [_INDEX] * 3 + [_POINTER, _INT],
     "factor_gradients": [_POINTER] * 2 + [_INDEX] * 3 + [_POINTER, _INT],
@@ -38,10 +56,5 @@ def library() -> ctypes.CDLL:
         raise KernelError(f"{path} cannot be loaded ({error})") from error
     for name, parameters in _PARAMETERS.items():
         function = getattr(loaded, name)
-        function.argtypes, function.restype = parameters, None
+        function.argtypes, function.restype = parameters, _INDEX if name.endswith("_size") else None
     return loaded
-
-
-def pointer(tensor: Tensor | None) -> int | None:
-    """Return the address of a tensor's first value; None: NULL."""
-    return None if tensor is None else tensor.data_ptr()

@@ -13,7 +13,7 @@ from torch import Size, Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .compiled_functions import library, pointer
+from .compiled_functions import library
 from .layer_kernel import LayerKernel
 
 _VECTOR = 16  # channels that are computed at once
@@ -94,7 +94,7 @@ def _call(
     """Call a kernel that reads the map `first`; the shapes are those of the convolution's input and output."""
     zeros = torch.zeros(first.shape[3], first.shape[1])
     getattr(library(), name)(
-        pointer(first), pointer(second), pointer(zeros), pointer(target), *shape, *out_shape[2:], *geometry,
+        first, second, zeros, target, *shape, *out_shape[2:], *geometry,
         torch.get_num_threads(),
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Replace a network's batch norms, depthwise convolutions and squeeze-excitation by operations of this package."""
+"""Replace a network's batch norms, convolutions and squeeze-excitation by operations of this package."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from torch.nn import functional as F
 
 from vertebra.models.layers import SqueezeExcitation
 
+from . import conv3x3, depthwise
 from .batch_norm import ACTIVATIONS, BatchNormActivation, can_fuse
 from .compiled_functions import library
-from .depthwise import DepthwiseConv, can_replace
+from .conv3x3 import Conv3x3
+from .depthwise import DepthwiseConv
 from .squeeze_excitation import FusedSqueezeExcitation
 
 
@@ -33,8 +35,10 @@ def fuse(network: nn.Module) -> fx.GraphModule:
         layer = graph_module.get_submodule(node.target)
         if can_fuse(layer):
             _fuse_norm(graph_module, node, layer)
-        elif can_replace(layer):
+        elif depthwise.can_replace(layer):
             _replace(graph_module, node, DepthwiseConv(layer))
+        elif conv3x3.can_replace(layer):
+            _replace(graph_module, node, Conv3x3(layer))
         elif isinstance(layer, SqueezeExcitation):
             _replace(graph_module, node, FusedSqueezeExcitation(layer))
     graph_module.graph.lint()

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from vertebra.models.layers import SqueezeExcitation
 
-from .compiled_functions import library, pointer
+from .compiled_functions import library
 from .layer_kernel import LayerKernel
 
 
@@ -41,12 +41,12 @@ class _SqueezeExcitation(torch.autograd.Function):
         images, channels, height, width = x.shape
         shape, threads = (images, height * width, channels), torch.get_num_threads()
         means, y = torch.empty(images, channels, 1, 1), torch.empty_like(x)
-        library().channel_means(pointer(x), *shape, pointer(means), threads)
+        library().channel_means(x, *shape, means, threads)
         with torch.enable_grad():
             ctx.means = means.requires_grad_()
             ctx.factors = gate(ctx.means)
         factors = ctx.factors.detach().contiguous()
-        library().scale_channels(pointer(x), pointer(factors), *shape, pointer(y), threads)
+        library().scale_channels(x, factors, *shape, y, threads)
         ctx.save_for_backward(x, *parameters)
         return y
 
@@ -58,10 +58,10 @@ class _SqueezeExcitation(torch.autograd.Function):
         images, channels, height, width = x.shape
         shape, threads = (images, height * width, channels), torch.get_num_threads()
         dfactors, dx = torch.empty(images, channels, 1, 1), torch.empty_like(x)
-        library().factor_gradients(pointer(x), pointer(dy), *shape, pointer(dfactors), threads)
+        library().factor_gradients(x, dy, *shape, dfactors, threads)
         needed = [parameter for parameter in parameters if parameter.requires_grad]
         dmeans, *found = torch.autograd.grad(ctx.factors, [ctx.means, *needed], dfactors)
         factors, dmeans = ctx.factors.detach().contiguous(), dmeans.contiguous()
-        library().scaled_gradients(pointer(dy), pointer(factors), pointer(dmeans), *shape, pointer(dx), threads)
+        library().scaled_gradients(dy, factors, dmeans, *shape, dx, threads)
         gradients = iter(found)
         return dx, None, *(next(gradients) if parameter.requires_grad else None for parameter in parameters)

@@ -1,0 +1,125 @@
+"""3×3 convolutions beside torch's, in float64."""
+
+import pytest
+
+pytest.importorskip("torch")
+import torch
+from torch import nn
+
+from vertebra.cpu_kernels.conv3x3 import Conv3x3, can_replace, is_worthwhile
+
+
+def conv3x3(channels=32, out_channels=48, **options):
+    return nn.Conv2d(channels, out_channels, 3, **{"padding": 1, "bias": False} | options)
+
+
+def results(module, conv, x):
+    """The output and the gradients of input, weights and bias, in float64."""
+    x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    y = module(x)
+    torch.manual_seed(1)
+    gradients = torch.autograd.grad(y, [x, *conv.parameters()], torch.randn(y.shape, dtype=torch.float64).to(y))
+    return [part.double() for part in (y, *gradients)]
+
+
+def assert_equal(conv, x):
+    found = results(Conv3x3(conv), conv, x)
+    double = conv.double()
+    for one, other in zip(found, results(double, double, x.double()), strict=True):
+        scale = other.abs().max().clamp(min=1e-30)
+        torch.testing.assert_close(one / scale, other / scale, rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format], ids=str)
+@pytest.mark.parametrize(
+    "size", [(2, 16, 16), (3, 13, 18), (9, 7, 7), (1, 21, 20), (30, 4, 4), (100, 2, 2), (400, 1, 1)]
+)
+@pytest.mark.parametrize("channels", [(32, 32), (48, 80), (96, 64)], ids=str)
+def test_results_are_torchs(channels, size, layout):
+    torch.manual_seed(0)
+    conv = conv3x3(*channels).to(memory_format=layout)
+    x = torch.randn(size[0], channels[0], *size[1:]).to(memory_format=layout)
+    assert_equal(conv, x)
+
+
+def test_a_bias_is_added():
+    torch.manual_seed(0)
+    assert_equal(conv3x3(bias=True), torch.randn(2, 32, 20, 20))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_the_number_of_threads_does_not_matter(threads):
+    torch.manual_seed(0)
+    conv, x, before = conv3x3(64, 64), torch.randn(3, 64, 18, 18), torch.get_num_threads()
+    expected = results(Conv3x3(conv), conv, x)
+    try:
+        torch.set_num_threads(threads)
+        found = results(Conv3x3(conv), conv, x)
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-10, 1e10])
+def test_values_of_any_size(scale):
+    torch.manual_seed(0)
+    conv = conv3x3()
+    assert_equal(conv, scale * torch.randn(2, 32, 20, 20))
+
+
+def test_nan_stays_nan():
+    x = torch.randn(2, 32, 20, 20)
+    x[1, 5, 10, 10] = torch.nan
+    conv = conv3x3()
+    y = Conv3x3(conv)(x)
+    assert y[1, :, 9:12, 9:12].isnan().all()
+    assert y[0].isfinite().all()
+
+
+def test_small_maps_and_other_types_go_through_the_layer():
+    conv = conv3x3()
+    for x in (torch.randn(1, 32, 5, 5), torch.randn(100, 32, 5, 5)):
+        assert not is_worthwhile(x)
+        assert torch.equal(Conv3x3(conv)(x), conv(x))
+    x = torch.randn(2, 32, 20, 20, dtype=torch.float64)
+    assert is_worthwhile(x)
+    conv = conv.double()
+    assert torch.equal(Conv3x3(conv)(x), conv(x))
+
+
+def test_a_first_layer_needs_no_gradient_of_its_input():
+    conv = conv3x3()
+    Conv3x3(conv)(torch.randn(1, 32, 20, 20)).sum().backward()
+    assert conv.weight.grad is not None
+    assert conv.weight.grad.shape == conv.weight.shape
+
+
+def test_frozen_weights_need_none_of_their_own():
+    conv = conv3x3().requires_grad_(False)
+    x = torch.randn(1, 32, 20, 20, requires_grad=True)
+    Conv3x3(conv)(x).sum().backward()
+    assert conv.weight.grad is None
+    assert x.grad is not None
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        conv3x3(40),
+        conv3x3(32, 40),
+        conv3x3(16, 32),
+        conv3x3(stride=2),
+        conv3x3(padding=0),
+        conv3x3(padding="same"),
+        conv3x3(dilation=2, padding=2),
+        conv3x3(padding_mode="reflect"),
+        conv3x3(64, 64, groups=2),
+        nn.Conv2d(32, 32, 5, padding=2),
+        nn.ReLU(),
+    ],
+    ids=str,
+)
+def test_others_stay(conv):
+    assert can_replace(conv3x3())
+    assert not can_replace(conv)
