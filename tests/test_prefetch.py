@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from vertebra.prefetch import in_order
+from vertebra import prefetch
+from vertebra.prefetch import in_order, read_ahead
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -77,3 +78,63 @@ def test_threads_end_with_the_consumer():
     assert threading.active_count() > before
     results.close()
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("window", [2, 5, 64])
+def test_results_that_the_window_or_the_end_waits_for_are_not_delayed(monkeypatch, window):
+    monkeypatch.setattr(prefetch, "_PAUSE", 3600.0)
+    found = []
+    results = in_order(range(200), lambda part: part, workers=2, chunk=1, window=window)
+    consumer = threading.Thread(target=lambda: found.extend(results), daemon=True)
+    consumer.start()
+    consumer.join(30.0)
+    assert found == list(range(200))
+
+
+def test_the_first_result_is_not_delayed(monkeypatch):
+    monkeypatch.setattr(prefetch, "_PAUSE", 3600.0)
+    more = threading.Event()
+
+    def items():
+        yield "first"
+        more.wait(30.0)
+        yield "second"
+
+    results = in_order(items(), lambda part: part, workers=2, chunk=1)
+    assert next(results) == "first" and not more.is_set()
+    more.set()
+    assert list(results) == ["second"]
+
+
+def test_what_is_quickly_read_takes_no_more_threads_than_work():
+    threads = set()
+
+    def work(part):
+        threads.add(threading.get_ident())
+        time.sleep(0.001)
+        return part
+
+    found = read_ahead(range(100), lambda part: part, work, workers=2, chunk=1, is_slow=lambda part: False)
+    assert list(found) == list(range(100))
+    assert len(threads) <= 2
+
+
+@pytest.mark.parametrize("slow", [None, lambda part: part[0] >= 3])
+def test_slow_reading_is_ahead_of_work(slow):
+    at_once = threading.Barrier(4)  # reads, of one worker and the readers
+    working = []
+
+    def read(part):
+        if part[0] >= 3:
+            at_once.wait(5.0)
+        return part
+
+    def work(part):
+        working.append(part)
+        assert len(working) == 1
+        time.sleep(0.001)
+        working.remove(part)
+        return part
+
+    how = {"is_slow": slow} if slow else {}
+    assert list(read_ahead(range(11), read, work, workers=1, chunk=1, **how)) == list(range(11))

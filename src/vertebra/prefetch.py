@@ -1,7 +1,8 @@
 """Ordered, bounded parallel map over photos, which are read ahead by several threads.
 
 Decoding and inference release the GIL, so threads that each decode and predict a whole chunk keep all cores busy
-without passing pixels between threads.
+without passing pixels between threads. Every other thread that wakes takes the GIL or a core from one of them, so there
+are no more threads than work needs, and the consumer is woken for many results at a time.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ R = TypeVar("R")
 
 READERS = 4  # extra threads, which read while others work
 WINDOW = 64  # chunks that are read but not yielded: limits the photos in memory
+_PAUSE = 0.02  # seconds between two looks for results by a consumer that is faster than the work
 _JOIN_TIMEOUT = 2.0  # seconds in which threads may finish their chunk
 
 
@@ -28,12 +30,13 @@ def read_ahead(
     *,
     workers: int,
     chunk: int,
+    is_slow: Callable[[Sequence[T]], bool] = lambda part: True,
 ) -> Iterator[R]:
     """Map in order as `in_order` does, for items that are first read from a possibly slow disk or network.
 
-    There are `READERS` more threads than `workers`, so that some read while others work. No more than `workers` work
-    at a time, or they would push each other off the cores: 137 images/s of EfficientNet-Lite0 on two cores, and 125 to
-    131 where a third thread worked as well.
+    From the first chunk that `is_slow` to read, there are `READERS` more threads than `workers`, so that some read
+    while others work. No more than `workers` work at a time, or they would push each other off the cores: 137 images/s
+    of EfficientNet-Lite0 on two cores, and 125 to 131 where a third thread worked as well.
     """
     turns = threading.Semaphore(workers)
 
@@ -42,7 +45,7 @@ def read_ahead(
         with turns:
             return work(found)
 
-    return in_order(items, both, workers=workers + READERS, chunk=chunk)
+    return _results(_State(iter(items), both, chunk, WINDOW, lambda part: workers + READERS * is_slow(part)), workers)
 
 
 def in_order(
@@ -58,44 +61,60 @@ def in_order(
     At most `window` chunks are read but not yet yielded. An exception of
     `work` or `items` is raised here, after the results before it; when the consumer stops, so do the threads.
     """
-    state: _State[T, R] = _State(iter(items), chunk, window)
-    threads = [threading.Thread(target=state.serve, args=(work,), daemon=True) for _ in range(workers)]
+    return _results(_State(iter(items), work, chunk, window, lambda part: workers), workers)
+
+
+def _results(state: _State[T, R], workers: int) -> Generator[R, None, None]:
     try:
-        for thread in threads:
-            thread.start()
+        state.start(workers)
         yield from state.results()
     finally:
         state.stop()
-        # Threads that wait for a download or for standard input must not delay Ctrl-C.
-        end = time.monotonic() + _JOIN_TIMEOUT
-        for thread in threads:
-            if thread.is_alive():  # Ctrl-C may have come before it was started
-                thread.join(max(0.0, end - time.monotonic()))
 
 
 class _State(Generic[T, R]):
-    """State shared by the threads, guarded by `changed`."""
+    """State shared by the threads, guarded by `lock`."""
 
-    def __init__(self, items: Iterator[T], chunk: int, window: int) -> None:
+    def __init__(
+        self,
+        items: Iterator[T],
+        work: Callable[[Sequence[T]], Sequence[R]],
+        chunk: int,
+        window: int,
+        threads_for: Callable[[Sequence[T]], int],
+    ) -> None:
         self.items = items
+        self.work = work
         self.chunk = chunk
         self.window = window
-        self.changed = threading.Condition()
+        self.threads_for = threads_for  # a chunk: started before it is worked on, where there are fewer
+        self.lock = threading.Lock()
+        self.ready = threading.Condition(self.lock)  # the consumer may go on
+        self.room = threading.Condition(self.lock)  # a thread may read on
         # A separate lock for reading items: standard input may block.
         self.reading = threading.Lock()
+        self.threads: list[threading.Thread] = []
         self.done: dict[int, Sequence[R] | BaseException] = {}
         self.taken = 0  # chunks read
         self.given = 0  # chunks given out
         self.total: int | None = None  # chunks in all, once that is known
+        self.pausing = False  # the consumer lets results accumulate
         self.stopped = False
 
-    def serve(self, work: Callable[[Sequence[T]], Sequence[R]]) -> None:
+    def start(self, count: int) -> None:
+        """Start threads until there are `count`."""
+        with self.lock:
+            while not self.stopped and len(self.threads) < count:
+                self.threads.append(threading.Thread(target=self._serve, daemon=True))
+                self.threads[-1].start()
+
+    def _serve(self) -> None:
         """Run one thread: process chunks until there are none left."""
         while True:
             with self.reading:
-                with self.changed:
+                with self.lock:
                     while not self.stopped and self.total is None and self.taken - self.given >= self.window:
-                        self.changed.wait()
+                        self.room.wait()
                     if self.stopped or self.total is not None:
                         return
                 number = self.taken
@@ -109,41 +128,58 @@ class _State(Generic[T, R]):
                     return
                 self.taken += 1
             try:
-                result: Sequence[R] | BaseException = work(chunk)
+                self.start(self.threads_for(chunk))
+                result: Sequence[R] | BaseException = self.work(chunk)
             except BaseException as error:
                 result = error
-            with self.changed:
+            with self.lock:
                 self.done[number] = result
-                self.changed.notify_all()
+                if self._has_many() or (not self.pausing and self.given in self.done):
+                    self.ready.notify()
             if isinstance(result, BaseException):
                 return
 
     def _end(self, number: int, error: BaseException | None) -> None:
-        with self.changed:
+        with self.lock:
             if error is not None:
                 self.done[number] = error
                 self.taken += 1
             self.total = self.taken
-            self.changed.notify_all()
+            self.ready.notify()
+
+    def _has_many(self) -> bool:
+        """Whether the consumer should not wait for more results: they are half of the window, or the last ones."""
+        return self.total is not None or 2 * len(self.done) >= self.window
 
     def results(self) -> Iterator[R]:
-        """Yield results in order, as soon as they are ready."""
+        """Yield results in order: the first ones as soon as they are ready, others at most `_PAUSE` later."""
+        woken = -_PAUSE
         while True:
-            with self.changed:
-                while self.given not in self.done and self.given != self.total:
-                    self.changed.wait()
-                if self.given == self.total and self.given not in self.done:
-                    return
+            with self.lock:
+                if self.given not in self.done:
+                    self.pausing = True
+                    self.ready.wait_for(self._has_many, max(0.0, woken + _PAUSE - time.monotonic()))
+                    self.pausing = False
+                    while self.given not in self.done and self.given != self.total:
+                        self.ready.wait()
+                    if self.given not in self.done:
+                        return
+                    woken = time.monotonic()
                 result = self.done.pop(self.given)
             if isinstance(result, BaseException):
                 raise result
             yield from result
-            with self.changed:
+            with self.lock:
                 self.given += 1
-                self.changed.notify_all()
+                self.room.notify()
 
     def stop(self) -> None:
-        """Make the threads end after their current chunk."""
-        with self.changed:
+        """Make the threads end after their current chunk, and wait for that."""
+        with self.lock:
             self.stopped = True
-            self.changed.notify_all()
+            self.room.notify_all()
+        # Threads that wait for a download or for standard input must not delay Ctrl-C.
+        end = time.monotonic() + _JOIN_TIMEOUT
+        for thread in self.threads:
+            if thread.is_alive():  # Ctrl-C may have come before it was started
+                thread.join(max(0.0, end - time.monotonic()))

@@ -110,6 +110,14 @@ def test_a_probability_as_high_as_the_threshold_is_sure():
     assert top_classes(card, np.float32([0.26, 0.74]), 1)[1] is True
 
 
+@pytest.mark.parametrize("top", [1, 2, 3, 7, 8, 50])
+def test_equally_likely_classes_come_in_the_order_of_the_card(top):
+    card = Card(architecture="tiny", classes=None, preprocessing=Preprocessing(32, 40, "bicubic"))
+    for values in ([0.1, 0.3, 0.1, 0.3, 0.3, 0.0, 0.1, 0.0], [0.0] * 8, [1.0], [0.2, 0.8]):
+        found = [entry["index"] for entry in top_classes(card, np.float32(values), top)[0]]
+        assert found == sorted(range(len(values)), key=lambda index: -values[index])[:top]
+
+
 def test_five_classes_unless_others_are_asked_for(write_model, tmp_path, photos):
     network = Predictor(write_model(tmp_path / "m.onnx", classes=tuple("abcdefg")))
     assert len(network.predict(photos[0]).predictions) == 5
@@ -638,7 +646,10 @@ def test_many_are_decoded_by_as_many_threads_as_the_engine_has(tiny_model, photo
     monkeypatch.setattr(network, "_runner", lambda *what, **how: SimpleNamespace(plan=plan))
     monkeypatch.setattr("vertebra.runtime.predictor.read_ahead", lambda *what, **how: asked.update(how))
     network.predict_many(photos)
+    is_slow = asked.pop("is_slow")
     assert asked == {"workers": 6, "chunk": 5}
+    given, here = Photo("https://example.org/a.jpg", content=b"x"), Photo(photos[0])
+    assert not is_slow([here, given]) and is_slow([here, Photo("https://example.org/a.jpg")])
 
 
 @pytest.mark.parametrize("fast_start", [False, True])

@@ -48,13 +48,17 @@ class Photo:
         if self.error is not None:
             raise ImageError(self.error)
         if self.content is None:
-            return fetch(self.path) if is_url(self.path) else self.path
+            return fetch(self.path) if self.is_remote() else self.path
         if not isinstance(self.content, np.ndarray):
             return self.content
         if not self.content.size:
             height, width = self.content.shape[:2]
             raise ImageError(f"{self.path} has no pixels ({width} × {height})")
         return Image.fromarray(self.content)
+
+    def is_remote(self) -> bool:
+        """Whether `open` downloads it."""
+        return self.error is None and self.content is None and is_url(self.path)
 
     def opened(self) -> Photo:
         """Return the photo with its content, or with the error of `open`."""

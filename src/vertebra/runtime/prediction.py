@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vertebra.card import Card
 from vertebra.errors import printable
@@ -81,13 +82,27 @@ class Prediction:
 
 
 def top_classes(card: Card, probabilities: FloatArray, top: int) -> tuple[list[dict[str, Any]], bool | None]:
-    """(K,) → the `top` best classes, best first, and whether the best is below the card's threshold."""
-    best = np.argsort(-probabilities, kind="stable")[:top]
+    """(K,), finite → the `top` best classes, best first, and whether the best is below the card's threshold."""
+    best = _best(probabilities, top)
     found = [
         {"class": card.class_name(index), "index": index, "probability": value}
         for index, value in zip(best.tolist(), probabilities[best].tolist(), strict=True)
     ]
-    return found, None if card.threshold is None else bool(probabilities.max() < card.threshold)
+    return found, None if card.threshold is None else bool(probabilities[best[0]] < card.threshold)
+
+
+def _best(probabilities: FloatArray, top: int) -> NDArray[np.intp]:
+    """The indices of the `top` greatest values, greatest first, equal ones in their order.
+
+    Sorting 1,000 classes takes as long as resizing a photo; of the few that can be among the best it takes a tenth.
+    """
+    if top == 1:
+        return np.array([probabilities.argmax()])
+    if top >= len(probabilities):
+        return np.argsort(-probabilities, kind="stable")
+    least = np.partition(probabilities, -top)[-top]
+    candidates = np.flatnonzero(probabilities >= least)
+    return candidates[np.argsort(-probabilities[candidates], kind="stable")[:top]]
 
 
 def build_predictions(

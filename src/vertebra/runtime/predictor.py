@@ -212,6 +212,7 @@ class Predictor:
             lambda part: self._predict(part, lambda: runner, top, outputs),
             workers=runner.plan.lanes * runner.plan.threads,
             chunk=runner.plan.micro_batch,
+            is_slow=lambda part: any(photo.is_remote() for photo in part),
         )
 
     def preprocess(self, image: Opened, name: str = "image") -> Pixels:
