@@ -29,7 +29,7 @@ def read_ahead(
     work: Callable[[S], Sequence[R]],
     *,
     workers: int,
-    chunk: int,
+    chunk: int | Callable[[int], int],
     is_slow: Callable[[Sequence[T]], bool] = lambda part: True,
 ) -> Iterator[R]:
     """Map in order as `in_order` does, for items that are first read from a possibly slow disk or network.
@@ -53,10 +53,12 @@ def in_order(
     work: Callable[[Sequence[T]], Sequence[R]],
     *,
     workers: int,
-    chunk: int,
+    chunk: int | Callable[[int], int],
     window: int = WINDOW,
 ) -> Generator[R, None, None]:
     """Apply `work` to `chunk` items at a time in `workers` threads; yield results in the order of the items.
+
+    A `chunk` that is a function is given how many items were read and returns how many to read next.
 
     At most `window` chunks are read but not yet yielded. An exception of
     `work` or `items` is raised here, after the results before it; when the consumer stops, so do the threads.
@@ -79,13 +81,13 @@ class _State(Generic[T, R]):
         self,
         items: Iterator[T],
         work: Callable[[Sequence[T]], Sequence[R]],
-        chunk: int,
+        chunk: int | Callable[[int], int],
         window: int,
         threads_for: Callable[[Sequence[T]], int],
     ) -> None:
         self.items = items
         self.work = work
-        self.chunk = chunk
+        self.chunk_after = chunk if callable(chunk) else lambda read: chunk
         self.window = window
         self.threads_for = threads_for  # a chunk: started before it is worked on, where there are fewer
         self.lock = threading.Lock()
@@ -95,6 +97,7 @@ class _State(Generic[T, R]):
         self.reading = threading.Lock()
         self.threads: list[threading.Thread] = []
         self.done: dict[int, Sequence[R] | BaseException] = {}
+        self.read = 0  # items
         self.taken = 0  # chunks read
         self.given = 0  # chunks given out
         self.total: int | None = None  # chunks in all, once that is known
@@ -119,13 +122,14 @@ class _State(Generic[T, R]):
                         return
                 number = self.taken
                 try:
-                    chunk = list(islice(self.items, self.chunk))
+                    chunk = list(islice(self.items, self.chunk_after(self.read)))
                 except BaseException as error:
                     self._end(number, error)
                     return
                 if not chunk:
                     self._end(number, None)
                     return
+                self.read += len(chunk)
                 self.taken += 1
             try:
                 self.start(self.threads_for(chunk))

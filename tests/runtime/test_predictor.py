@@ -30,7 +30,7 @@ from vertebra.runtime.engine_runner import Runner, open_engine
 from vertebra.runtime.onnxruntime_engine import OnnxRuntimeEngine
 from vertebra.runtime.photo import Photo
 from vertebra.runtime.prediction import top_classes
-from vertebra.runtime.predictor import Prediction, Predictor
+from vertebra.runtime.predictor import Prediction, Predictor, chunk_size
 from vertebra.synthetic_photos import synthetic_photos
 
 needs_mnn = pytest.mark.skipif(not mnn_engine.installed(), reason="MNN is not installed")
@@ -646,10 +646,32 @@ def test_many_are_decoded_by_as_many_threads_as_the_engine_has(tiny_model, photo
     monkeypatch.setattr(network, "_runner", lambda *what, **how: SimpleNamespace(plan=plan))
     monkeypatch.setattr("vertebra.runtime.predictor.read_ahead", lambda *what, **how: asked.update(how))
     network.predict_many(photos)
-    is_slow = asked.pop("is_slow")
-    assert asked == {"workers": 6, "chunk": 5}
+    is_slow, chunk = asked.pop("is_slow"), asked.pop("chunk")
+    assert asked == {"workers": 6} and chunk(0) == 5
     given, here = Photo("https://example.org/a.jpg", content=b"x"), Photo(photos[0])
     assert not is_slow([here, given]) and is_slow([here, Photo("https://example.org/a.jpg")])
+
+
+@pytest.mark.parametrize(("batch", "workers"), [(1, 1), (4, 2), (5, 6), (16, 2), (64, 1)])
+def test_chunks_are_whole_batches_and_small_at_both_ends(batch, workers):
+    sizes, taken = [], 0
+    while taken < 1000:
+        sizes.append(chunk_size(batch, workers, taken, 1000))
+        taken += sizes[-1]
+    assert all(size % batch == 0 for size in sizes)
+    assert set(sizes[:workers]) == set(sizes[-workers:]) == {batch} and max(sizes) == max(16 // batch, 1) * batch
+    assert chunk_size(batch, workers, 500, None) == chunk_size(batch, workers, 500, 20) == batch
+
+
+def test_many_are_run_in_batches_of_the_plan(tiny_model, photos, monkeypatch):
+    sizes, call = [], Runner.call
+    monkeypatch.setattr(
+        Runner, "call", lambda self, pixels, *how: sizes.append(len(pixels)) or call(self, pixels, *how)
+    )
+    network = Predictor(tiny_model, engine="onnxruntime", threads=2)
+    found = list(network.predict_many([photos[index % 2] for index in range(201)]))
+    assert [result.path for result in found] == [str(photos[index % 2]) for index in range(201)]
+    assert sorted(sizes) == [1] + 50 * [network.runner(network.batch).plan.micro_batch]
 
 
 @pytest.mark.parametrize("fast_start", [False, True])
@@ -683,8 +705,7 @@ def test_the_first_photo_is_decoded_while_the_engine_is_opened(tiny_model, photo
 
 def test_photos_behind_one_that_could_not_be_opened(tiny_model, photos):
     network = Predictor(tiny_model)
-    opened = [Photo("gone", error="it is gone"), Photo(str(photos[0]))]
-    gone, there = network._predict(opened, lambda: network.runner(2), 5, (PROBABILITIES,))
+    gone, there = network.predict_many([Photo("gone", error="it is gone"), Photo(str(photos[0]))])
     assert (gone.error, gone.predictions) == ("it is gone", []) and there.predictions
 
 
