@@ -1,13 +1,15 @@
 /* The last convolution with its global average, and the classifier. */
 #include "walk.h"
 
-/* Threads split the channels. Some blocks of the map are computed, averaged, and forgotten unless they are asked for. */
+/* Threads split the channels. Some blocks of the map are computed, averaged, and forgotten unless they are asked for.
+ * The classifier's weights, which take longer to come from memory than to use, are fetched meanwhile. */
 void vk_head(const struct vk_walk *walk, const struct vk_step *step, const float *in, float *embedding,
              float *features) {
     const int blocks = vk_blocks(step->hidden), positions = step->height * step->width;
-    const int last = vk_share(blocks, walk->rank + 1, walk->members);
+    const int first = vk_share(blocks, walk->rank, walk->members), last = vk_share(blocks, walk->rank + 1, walk->members);
+    const struct vk_later classifier = walk->before_classifier ? vk_share_of_step(walk, step + 1) : (struct vk_later){0};
     float *map = walk->own->widened;
-    for (int b = vk_share(blocks, walk->rank, walk->members), some; b < last; b += some) {
+    for (int b = first, some; b < last; b += some) {
         some = vk_next_blocks(last - b);
         struct vk_product product = vk_product_of(walk, &step->expand, b, some, 0);
         vk_read_rows(&product, in, step->channels, positions);
@@ -16,6 +18,8 @@ void vk_head(const struct vk_walk *walk, const struct vk_step *step, const float
         product.out_offsets = walk->column_offsets;
         product.next = b + some < last ? vk_ahead_of(walk, &step->expand, b + some, 0, step->channels)
                                        : vk_first_of_step(walk, step + 1);
+        product.later.from = classifier.from + classifier.count * (b - first) / (last - first);
+        product.later.count = classifier.count * some / (last - first);
         walk->kernels->multiply(&product);
         for (int i = 0; i < some; i++) {
             const float *block = map + (ptrdiff_t)i * positions * VK_BLOCK;

@@ -12,6 +12,12 @@ struct vk_ahead {
     int inputs;
 };
 
+/* More that is read later, too much for L2: fetched evenly during a product, from memory to L3; count 0: none. */
+struct vk_later {
+    const float *from;
+    ptrdiff_t count;
+};
+
 /* out[row][output] = activation(bias + sum over inputs of in[row][input] x weights[input][output] + add[row][output])
  * The inputs of a row are `groups` runs of `group_size` floats, group g at in + row x in_row_stride + group_offsets[g]:
  * one run in NHWC, one for each block of 16 in the widened layout, one for each kernel row in the stem.
@@ -32,6 +38,7 @@ struct vk_product {
     int activation;
     float low, high;
     struct vk_ahead next;
+    struct vk_later later;
 };
 
 /* One row of one block of 16 channels: out[x] = activation(bias + sum of taps), x = 0 ... width - 1. */

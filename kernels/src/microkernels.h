@@ -14,6 +14,8 @@ struct cursor { /* where a tile begins */
     const float *add;
     const char *prefetch, *prefetch_end; /* of the first of `blocks` runs of weights */
     ptrdiff_t prefetch_stride;           /* bytes between runs */
+    const char *later, *later_end;       /* of `job->later`, the part of these blocks */
+    int later_lines;                     /* for each four inputs */
     int tiles;
 };
 
@@ -25,9 +27,10 @@ INLINE void run_tiles(const int rows, const int blocks, const int half, const in
     const float *in = at->in, *add = at->add;
     float *out = at->out;
     const int32_t *offsets = at->offsets;
-    const char *prefetch = at->prefetch;
+    const char *prefetch = at->prefetch, *later = at->later;
     for (int tile = 0; tile < at->tiles; tile++) {
         const ptrdiff_t prefetch_step = prefetch < at->prefetch_end ? 64 : 0;
+        const int later_lines = later < at->later_end ? at->later_lines : 0;
         vec sum[MOST][6];
         narrow half_sum[MOST][2];
         UNROLL for (int i = 0; i < rows; i++) {
@@ -75,6 +78,7 @@ INLINE void run_tiles(const int rows, const int blocks, const int half, const in
                         __builtin_prefetch(prefetch + b * at->prefetch_stride, 0, 2);
                     prefetch += prefetch_step;
                 }
+                for (int line = 0; line < later_lines; line++, later += 64) __builtin_prefetch(later, 0, 2);
             }
             for (; k < group_size; k++) {
                 ONE_INPUT(0);
@@ -203,6 +207,12 @@ static void multiply(const struct vk_product *job) {
         at.prefetch = (const char *)(next.inputs ? next.weights : at.weights);
         at.prefetch_end = at.prefetch + next.inputs * VK_BLOCK * (ptrdiff_t)sizeof(float);
         at.prefetch_stride = next.block_stride * (ptrdiff_t)sizeof(float);
+        const ptrdiff_t quads = (ptrdiff_t)job->groups * (job->group_size / 4); /* of inputs, in each tile */
+        if (job->later.count && quads) {
+            at.later = (const char *)(job->later.from + job->later.count * first / most);
+            at.later_end = (const char *)(job->later.from + job->later.count * (first + take) / most);
+            at.later_lines = (int)((at.later_end - at.later) / 64 / (tiles * quads)) + 1;
+        }
         if (higher) {
             at.tiles = higher;
             table[low + 1](job, &at);
@@ -214,7 +224,8 @@ static void multiply(const struct vk_product *job) {
             } else {
                 at.offsets += rows;
             }
-            at.prefetch += (ptrdiff_t)higher * job->groups * (job->group_size / 4) * 64;
+            at.prefetch += higher * quads * 64;
+            at.later += higher * quads * at.later_lines * 64;
         }
         at.tiles = tiles - higher;
         table[low](job, &at);

@@ -240,6 +240,7 @@ static void run_image(const struct run *run, struct vk_walk *walk, int index) {
     const struct vk_network *n = run->network;
     const ptrdiff_t image_size = (ptrdiff_t)n->header.image_height * n->header.image_width * 3;
     walk->image = run->images + index * image_size;
+    walk->before_classifier = index + 1 == run->count && (run->logits || run->probabilities);
     const int int8 = n->header.precision == VK_INT8;
     const float *in = NULL; /* in int8 the bytes of these floats are levels */
     int turn = 0;

@@ -33,7 +33,7 @@ struct vk_walk {
     const int32_t *column_offsets;      /* 0, 16, 32, ... */
     int image_height, image_width;
     const uint8_t *image;
-    int rank, members;
+    int rank, members, before_classifier; /* before_classifier: it follows this image */
     struct vk_threads *threads; /* NULL for a thread alone */
     struct vk_workspace *own, *team;
 };
@@ -83,6 +83,14 @@ static inline struct vk_ahead vk_ahead_of(const struct vk_walk *walk, const stru
 static inline struct vk_ahead vk_first_of_step(const struct vk_walk *walk, const struct vk_step *step) {
     const int first = vk_share(vk_blocks(step->expand.outputs), walk->rank, walk->members);
     return vk_ahead_of(walk, &step->expand, first, 0, step->expand.inputs);
+}
+
+/* All that this thread reads of `expand` in such a step. */
+static inline struct vk_later vk_share_of_step(const struct vk_walk *walk, const struct vk_step *step) {
+    const int blocks = vk_blocks(step->expand.outputs), first = vk_share(blocks, walk->rank, walk->members);
+    const int last = vk_share(blocks, walk->rank + 1, walk->members);
+    const ptrdiff_t stride = (ptrdiff_t)step->expand.inputs * VK_BLOCK;
+    return (struct vk_later){walk->weights + step->expand.weights + first * stride, (last - first) * stride};
 }
 
 /* The product reads `rows` rows of `inputs` floats, one after another. */

@@ -80,6 +80,18 @@ def test_wrong_images_and_outputs_are_named(graph):
         Network(pack(graph), threads=0)
 
 
+def test_images_that_cannot_be_written_or_lie_apart_give_the_same(graph):
+    network, images = Network(pack(graph)), images_for(graph, 2)
+    (expected,) = network.run(images, ["logits"])
+    fixed, apart = (
+        np.frombuffer(images.tobytes(), np.uint8).reshape(images.shape),
+        np.repeat(images, 2, axis=3)[..., ::2],
+    )
+    for same in (fixed, apart):
+        assert np.array_equal(network.run(same, ["logits"])[0], expected)
+    assert network.run(images[:0], ["logits"])[0].shape == (0, *network.outputs["logits"])
+
+
 def test_a_closed_network_says_so_and_leaves_no_thread(graph):
     count = lambda: len(os.listdir("/proc/self/task"))  # noqa: E731, PTH208
     before = count()
