@@ -5,6 +5,7 @@ tasks, `run` compares all that the kernels compute, `damage` opens damaged packe
 """
 
 import ctypes
+import itertools
 import mmap
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -123,12 +124,13 @@ def resize(_folder):
         height, width, out_height, out_width = (int(2 ** random.uniform(0, 7)) for _ in range(4))
         if not vertebra_kernels.is_resizable((height, width), (out_height, out_width)):
             continue
-        image = random.integers(0, 256, (height, width, 3), np.uint8)
+        pixels = random.integers(0, 256, (height, width, 4), np.uint8)
+        image = np.ascontiguousarray(pixels[..., :3])
         box = (out_width // 3, out_height // 4, out_width, out_height)
         right = np.asarray(Image.fromarray(image).resize((out_width, out_height), Image.Resampling.BICUBIC).crop(box))
-        for instructions in instruction_sets(""):
+        for given, instructions in itertools.product((image, pixels), instruction_sets("")):
             found = vertebra_kernels.resize(
-                guarded(image).reshape(image.shape), (out_height, out_width), "bicubic", box, instructions
+                guarded(given).reshape(given.shape), (out_height, out_width), "bicubic", box, instructions
             )
             if not np.array_equal(found, right):
                 sys.exit(

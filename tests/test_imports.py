@@ -17,7 +17,16 @@ import vertebra
 SOURCE = Path(vertebra.__file__).parent
 BASE = {"errors", "units", "intervals", "protobuf", "card", "cache", "model_checksum", "files", "machine"}
 BASE |= {"photo_files", "file_kinds", "decoding", "decoding_errors", "decoding_notes", "rgb_conversion", "pillow_tiles"}
-BASE |= {"bit_depth", "bit_scaling", "pixels", "resizing", "synthetic_photos", "signals", "strict_json"}
+BASE |= {
+    "bit_depth",
+    "bit_scaling",
+    "pixels",
+    "pillow_memory",
+    "resizing",
+    "synthetic_photos",
+    "signals",
+    "strict_json",
+}
 BASE |= {"model_table", "model_argument", "preprocessing", "progress", "timm_names", "weight_files", "weight_transfer"}
 BASE |= {"imagenet", "run_files", "text_width", "torch_archives", "callable_module", "malloc", "web_opener"}
 BASE |= {"missing_photos", "photo_download", "prefetch"}
@@ -64,7 +73,8 @@ ROOMS = {
     "decoding": {"errors", "preprocessing", "bit_depth", "bit_scaling", "decoding_errors", "file_kinds", "photo_files"}
     | {"pillow_tiles", "rgb_conversion"},
     "pixels": {"decoding", "decoding_notes", "preprocessing", "resizing"},
-    "resizing": set(),
+    "pillow_memory": set(),
+    "resizing": {"pillow_memory"},
     "decoding_notes": {"preprocessing", "bit_scaling", "decoding", "rgb_conversion", "units"},
     "synthetic_photos": {"pixels"},
     "report": BASE | {"storage", "sources", "__init__"},  # the last for its version
@@ -131,6 +141,7 @@ PACKAGES = {
     "decoding_errors": {"PIL"},
     "decoding": {"PIL", "pillow_heif"},  # the last for HEIC
     "pixels": {"numpy", "PIL"},
+    "pillow_memory": {"numpy", "PIL"},
     "resizing": {"numpy", "PIL", "vertebra_kernels"},
     "decoding_notes": set(),
     "synthetic_photos": {"numpy"},

@@ -55,8 +55,26 @@ def test_same_pixels(kernels, monkeypatch, interpolation, crop_mode, crop, resiz
     for one, right in zip(found, pixels(preprocessing), strict=True):
         np.testing.assert_array_equal(one, right)
         assert one.flags.writeable == right.flags.writeable
-    compared = len(resizing._COMPARED) * len(kernels.FILTERS)
+    compared = 2 * len(resizing._COMPARED) * len(kernels.FILTERS)
     assert (len(calls) > compared) == (interpolation != "nearest" and crop <= preprocessing.resize_size)
+
+
+@pytest.mark.parametrize("sizes", [(3,), (3, 4)])
+def test_pixels_are_copied_for_versions_that_take_three_bytes(kernels, monkeypatch, sizes):
+    monkeypatch.setattr(kernels, "PIXEL_SIZES", sizes, raising=False)
+    given, resize = [], kernels.resize
+    monkeypatch.setattr(kernels, "resize", lambda image, *how: given.append(image) or resize(image[..., :3], *how))
+    found = pixels(Preprocessing(64, 72))
+    assert {image.shape[2] for image in given[-len(SIZES) :]} <= {4 if sizes == (3, 4) else 3}
+    monkeypatch.setattr(resizing, "_kernels", lambda: None)
+    for one, right in zip(found, pixels(Preprocessing(64, 72)), strict=True):
+        np.testing.assert_array_equal(one, right)
+
+
+def test_large_pictures(kernels):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (2100, 2100, 3), np.uint8))
+    right = np.asarray(picture.resize((72, 72), Image.Resampling.BICUBIC).crop((4, 4, 68, 68)))
+    np.testing.assert_array_equal(resize_and_crop(picture, Preprocessing(64, 72, "bicubic")), right)
 
 
 def test_the_first_photos_do_not_load_the_package(monkeypatch):

@@ -37,10 +37,12 @@ VK_EXPORT int vk_run(struct vk_network *network, const uint8_t *images, ptrdiff_
 VK_EXPORT void vk_close(struct vk_network *network);
 
 enum vk_filter { VK_BILINEAR = 1, VK_BICUBIC = 2 };
-/* image: uint8 (height, width, 3), as if resized to (out_height, out_width) by Pillow, of which `out` is the part of
- * crop_height x crop_width from (top, left). */
-VK_EXPORT int vk_resize(const uint8_t *image, int height, int width, int out_height, int out_width, int filter, int top,
-                        int left, int crop_height, int crop_width, int instruction_set, uint8_t *out);
+/* image: uint8 (height, width, pixel_size), pixel_size 3 or 4 with the fourth byte ignored, as if resized to
+ * (out_height, out_width) by Pillow, of which `out` is the part of crop_height x crop_width from (top, left), with three
+ * bytes a pixel. */
+VK_EXPORT int vk_resize(const uint8_t *image, int pixel_size, int height, int width, int out_height, int out_width,
+                        int filter, int top, int left, int crop_height, int crop_width, int instruction_set,
+                        uint8_t *out);
 VK_EXPORT const char *vk_error(int status);
 
 #endif

@@ -99,12 +99,24 @@ static void transpose_tile(uint8_t *out, ptrdiff_t out_stride, const uint8_t *in
 #endif
 }
 
-/* `count` bytes of up to ROWS rows of the image, transposed: [byte][ROWS]. */
-static void transpose(uint8_t *strip, const uint8_t *rows, ptrdiff_t row_size, int row_count, ptrdiff_t count) {
+/* `count` pixels of `size` bytes (4: the last is left out) of up to ROWS rows of the image, transposed:
+ * [pixel][CHANNELS][ROWS]. */
+static void transpose(uint8_t *strip, const uint8_t *rows, ptrdiff_t row_size, int row_count, ptrdiff_t count, int size) {
+    const ptrdiff_t bytes = count * size;
     ptrdiff_t i = 0;
-    for (; i + ROWS <= count; i += ROWS) transpose_tile(strip + i * ROWS, ROWS, rows + i, row_size, row_count, ROWS);
-    for (; i < count; i++)
-        for (int r = 0; r < row_count; r++) strip[i * ROWS + r] = rows[r * row_size + i];
+    for (; i + ROWS <= bytes; i += ROWS) {
+        if (size == CHANNELS) {
+            transpose_tile(strip + i * ROWS, ROWS, rows + i, row_size, row_count, ROWS);
+            continue;
+        }
+        uint8_t tile[ROWS * ROWS];
+        transpose_tile(tile, ROWS, rows + i, row_size, row_count, ROWS);
+        for (int k = 0; k < ROWS / 4; k++)
+            memcpy(strip + (i / 4 + k) * CHANNELS * ROWS, tile + k * 4 * ROWS, CHANNELS * ROWS);
+    }
+    for (; i < bytes; i++)
+        for (int r = 0; r < row_count && i % size < CHANNELS; r++)
+            strip[(i / size * CHANNELS + i % size) * ROWS + r] = rows[r * row_size + i];
 }
 
 /* And back; both have room for `count` bytes, a multiple of ROWS. */
@@ -113,9 +125,9 @@ static void transpose_back(uint8_t *rows, ptrdiff_t row_size, int row_count, con
         transpose_tile(rows + i, row_size, strip + i * ROWS, ROWS, ROWS, row_count);
 }
 
-int vk_resize(const uint8_t *image, int height, int width, int out_height, int out_width, int filter, int top, int left,
-              int crop_height, int crop_width, int instruction_set, uint8_t *out) {
-    if (!image || !out || height < 1 || width < 1 || out_height < 1 || out_width < 1 || height > LARGEST_SIDE ||
+int vk_resize(const uint8_t *image, int pixel_size, int height, int width, int out_height, int out_width, int filter,
+              int top, int left, int crop_height, int crop_width, int instruction_set, uint8_t *out) {
+    if (!image || !out || (pixel_size != CHANNELS && pixel_size != 4) || height < 1 || width < 1 || out_height < 1 || out_width < 1 || height > LARGEST_SIDE ||
         width > LARGEST_SIDE || out_height > LARGEST_SIDE || out_width > LARGEST_SIDE || top < 0 || left < 0 ||
         crop_height < 1 || crop_width < 1 || crop_height > out_height - top || crop_width > out_width - left ||
         (filter != VK_BILINEAR && filter != VK_BICUBIC) || instruction_set < 0 ||
@@ -132,7 +144,7 @@ int vk_resize(const uint8_t *image, int height, int width, int out_height, int o
         const int begin_x = across.first[0], end_x = across.first[last_x] + across.taps[last_x];
         const int begin_y = down.first[0], end_y = down.first[last_y] + down.taps[last_y];
         const ptrdiff_t line = (ptrdiff_t)crop_width * CHANNELS, padded = (line + ROWS - 1) / ROWS * ROWS;
-        const ptrdiff_t row_size = (ptrdiff_t)width * CHANNELS;
+        const ptrdiff_t row_size = (ptrdiff_t)width * pixel_size;
         const int capacity = down.most + 2 * ROWS;
         strip = calloc((size_t)(end_x - begin_x) * CHANNELS, ROWS);
         weighed = calloc((size_t)padded, ROWS);
@@ -146,8 +158,8 @@ int vk_resize(const uint8_t *image, int height, int width, int out_height, int o
                 memmove(rows, rows + (needed - kept) * padded, (size_t)(y - needed) * (size_t)padded);
                 kept = needed;
             }
-            transpose(strip, image + y * row_size + begin_x * CHANNELS, row_size, some,
-                      (ptrdiff_t)(end_x - begin_x) * CHANNELS);
+            transpose(strip, image + y * row_size + (ptrdiff_t)begin_x * pixel_size, row_size, some, end_x - begin_x,
+                      pixel_size);
             for (int x = 0; x < crop_width; x++)
                 kernels->weigh(weighed + (ptrdiff_t)x * CHANNELS * ROWS,
                                strip + (ptrdiff_t)(across.first[x] - begin_x) * CHANNELS * ROWS, CHANNELS * ROWS,

@@ -37,8 +37,11 @@ def test_random_sizes_and_crops(interpolation, instructions):
         image = extremes(height, width, seed)
         if seed % 2:
             image = np.random.default_rng(seed).integers(0, 256, image.shape, np.uint8)
-        found = resize(image, size, interpolation, box, instructions)
-        np.testing.assert_array_equal(found, by_pillow(image, size, interpolation, box), f"{height} x {width} {size}")
+        right, case = by_pillow(image, size, interpolation, box), f"{height} x {width} {size}"
+        np.testing.assert_array_equal(resize(image, size, interpolation, box, instructions), right, case)
+        fourth = np.random.default_rng(seed).integers(0, 256, (height, width, 1), np.uint8)
+        padded = np.concatenate([image, fourth], axis=2)
+        np.testing.assert_array_equal(resize(padded, size, interpolation, box, instructions), right, case)
 
 
 @pytest.mark.parametrize("interpolation", FILTERS)
@@ -81,6 +84,8 @@ def test_what_pillow_may_resize_along_columns_first():
     ("image", "size", "interpolation", "box", "reason"),
     [
         (np.zeros((4, 4), np.uint8), (2, 2), "bicubic", (0, 0, 2, 2), "uint8 (4, 4)"),
+        (np.zeros((4, 4, 2), np.uint8), (2, 2), "bicubic", (0, 0, 2, 2), "uint8 (4, 4, 2)"),
+        (np.zeros((4, 4, 5), np.uint8), (2, 2), "bicubic", (0, 0, 2, 2), "uint8 (4, 4, 5)"),
         (np.zeros((4, 4, 3), np.float32), (2, 2), "bicubic", (0, 0, 2, 2), "float32 (4, 4, 3)"),
         (np.zeros((4, 4, 3), np.uint8), (2, 2), "nearest", (0, 0, 2, 2), "'nearest'"),
         (np.zeros((4, 4, 3), np.uint8), (2, 2), "bicubic", (0, 0, 3, 2), "not within 2 x 2"),

@@ -10,6 +10,7 @@ from vertebra_kernels.shared_library import check_status, instruction_set_number
 Pixels = NDArray[np.uint8]
 
 FILTERS = {"bilinear": 1, "bicubic": 2}
+PIXEL_SIZES = (3, 4)  # bytes of a pixel
 
 
 def is_resizable(shape: tuple[int, int], size: tuple[int, int]) -> bool:
@@ -32,7 +33,8 @@ def resize(
     """Resize and crop: what `Image.resize` and `Image.crop` of Pillow give.
 
     Args:
-        image: uint8 `(height, width, 3)`.
+        image: uint8 `(height, width, 3)`; or `(height, width, 4)`, as Pillow has RGB in memory, whose fourth byte is
+            left out.
         size: Height and width that the whole image is resized to.
         interpolation: One of `FILTERS`.
         box: Left, top, right and bottom of the crop within the resized image.
@@ -42,8 +44,8 @@ def resize(
         ValueError: An argument is outside its limits.
         MemoryError: There is not enough memory.
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"the image is {image.dtype} {image.shape}, not uint8 (height, width, 3)")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in PIXEL_SIZES:
+        raise ValueError(f"the image is {image.dtype} {image.shape}, not uint8 (height, width, 3 or 4)")
     if interpolation not in FILTERS:
         raise ValueError(f"interpolation {interpolation!r} is none of {', '.join(FILTERS)}")
     if not is_resizable(image.shape[:2], size):
@@ -53,8 +55,8 @@ def resize(
         raise ValueError(f"the box {box} is not within {size[1]} x {size[0]} pixels")
     image = np.ascontiguousarray(image)
     found = np.empty((bottom - top, right - left, 3), np.uint8)
-    height, width = image.shape[:2]
+    height, width, pixel_size = image.shape
     number = instruction_set_number(instruction_set)
-    numbers = (height, width, *size, FILTERS[interpolation], top, left, bottom - top, right - left, number)
+    numbers = (pixel_size, height, width, *size, FILTERS[interpolation], top, left, bottom - top, right - left, number)
     check_status(shared_library().vk_resize(image.ctypes.data, *numbers, found.ctypes.data))
     return found

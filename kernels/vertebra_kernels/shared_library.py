@@ -24,7 +24,7 @@ def shared_library() -> ctypes.CDLL:
     loaded.vk_describe.argtypes = [pointer, ctypes.POINTER(ctypes.c_int64)]
     loaded.vk_describe.restype = None
     integer = ctypes.c_int
-    loaded.vk_resize.argtypes = [pointer, *[integer] * 10, pointer]
+    loaded.vk_resize.argtypes = [pointer, *[integer] * 11, pointer]
     loaded.vk_resize.restype = integer
     loaded.vk_close.argtypes = [pointer]
     loaded.vk_close.restype = None

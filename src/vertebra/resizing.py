@@ -28,7 +28,7 @@ _FILTERS = {
 _FIRST_BY_PILLOW = 8
 
 # Larger pictures are Pillow's: copying their pixels into an array takes as long as Pillow's resizing.
-_MOST_PIXELS = 4_000_000
+_MOST_COPIED = 4_000_000  # pixels
 
 # Heights and widths before and after, for the comparison: smaller, larger, and squashed.
 _COMPARED = (((90, 120), (40, 53)), ((37, 53), (64, 92)), ((60, 90), (50, 50)))
@@ -43,13 +43,23 @@ def resize_and_crop_rgb(
     if next(_resized) >= _FIRST_BY_PILLOW and (kernels := _kernels()) is not None:
         left, top, right, bottom = box
         inside = 0 <= left < right <= size[1] and 0 <= top < bottom <= size[0]
-        usual = picture.mode == "RGB" and picture.width * picture.height <= _MOST_PIXELS
         same = interpolation in kernels.FILTERS and kernels.is_resizable((picture.height, picture.width), size)
-        if inside and usual and same:
-            pixels: Pixels = kernels.resize(np.asarray(picture), size, interpolation, box)
+        image = _pixels(picture, kernels) if picture.mode == "RGB" and inside and same else None
+        if image is not None:
+            pixels: Pixels = kernels.resize(image, size, interpolation, box)
             pixels.flags.writeable = False  # as Pillow's
             return pixels
     return _by_pillow(picture, size, interpolation, box)
+
+
+def _pixels(picture: Image.Image, kernels: Any) -> Pixels | None:
+    """The picture's pixels, of 3 or 4 bytes; None where they would take too long to copy."""
+    if 4 in getattr(kernels, "PIXEL_SIZES", ()):  # older versions have no such name
+        from vertebra.pillow_memory import stored_pixels
+
+        if (stored := stored_pixels(picture)) is not None:
+            return stored
+    return np.asarray(picture) if picture.width * picture.height <= _MOST_COPIED else None
 
 
 def _by_pillow(
@@ -76,5 +86,7 @@ def _gives_pillows_pixels(kernels: Any, sizes: tuple[tuple[int, int], tuple[int,
     shape, size = sizes
     image = np.random.default_rng(0).integers(0, 2, (*shape, 3), np.uint8) * np.uint8(255)
     box = (1, 0, size[1], size[0] - 1)
-    found = kernels.resize(image, size, interpolation, box)
-    return np.array_equal(found, _by_pillow(Image.fromarray(image), size, interpolation, box))
+    picture = Image.fromarray(image)
+    right = _by_pillow(picture, size, interpolation, box)
+    inputs = (image, _pixels(picture, kernels))
+    return all(np.array_equal(kernels.resize(given, size, interpolation, box), right) for given in inputs)
