@@ -132,22 +132,24 @@ void batch_norm_forward(const float *x, const float *shortcut, Index rows, Index
     write_rows(&pass, write_values);
 }
 
-/* Sums of dz and dz·(x - mean), where dz is the gradient of the normalised value. Several rows at a time, as in
- * sum_values, took up to a quarter longer. */
+/* Sums of dz and dz·(x - mean), where dz is the gradient of the normalised value, and of the shortcut. Several rows at a
+ * time, as in sum_values, took up to a quarter longer. */
 INLINE void add_gradient_rows(const Pass *pass, Index at, Index count, float *sums, const int activation) {
     Index channels = pass->channels;
     const float *restrict x = pass->x + at, *restrict dy = pass->dy + at, *restrict y = pass->y ? pass->y + at : 0;
     const float *restrict mean = pass->mean, *restrict scale = pass->scale, *restrict shift = pass->shift;
     float *restrict sum = sums, *restrict product = sums + channels;
+    float *restrict dshortcut = pass->y ? pass->out_shortcut + at : 0;
     for (Index row = 0; row < count; row++, x += channels, dy += channels) {
         if (y) {
 #pragma omp simd
             for (Index c = 0; c < channels; c++) {
                 float dz = input_gradient(y[c], dy[c], activation);
                 sum[c] += dz;
+                dshortcut[c] = dz;
                 product[c] += dz * (x[c] - mean[c]);
             }
-            y += channels;
+            y += channels, dshortcut += channels;
         } else {
 #pragma omp simd
             for (Index c = 0; c < channels; c++) {
@@ -163,22 +165,21 @@ static void sum_gradients(const Pass *pass, Index at, Index count, float *sums) 
     FOR_ACTIVATION(pass->activation, add_gradient_rows, pass, at, count, sums)
 }
 
-/* dx = scale·dz + slope·x + offset */
+/* dx = scale·dz + slope·x + offset; dz is in the gradient of the shortcut, if there is one. */
 INLINE void gradient_rows(const Pass *pass, Index at, Index count, const int activation) {
     Index channels = pass->channels;
-    const float *restrict x = pass->x + at, *restrict dy = pass->dy + at, *restrict y = pass->y ? pass->y + at : 0;
+    const float *restrict x = pass->x + at, *restrict dy = pass->dy + at;
     const float *restrict scale = pass->scale, *restrict shift = pass->shift;
     const float *restrict slope = pass->slope, *restrict offset = pass->offset;
-    float *restrict dx = pass->out + at, *restrict dshortcut = pass->y ? pass->out_shortcut + at : 0;
+    const float *restrict dshortcut = pass->y ? pass->out_shortcut + at : 0;
+    float *restrict dx = pass->out + at;
     for (Index row = 0; row < count; row++, x += channels, dy += channels, dx += channels) {
-        if (y) {
+        if (dshortcut) {
 #pragma omp simd
             for (Index c = 0; c < channels; c++) {
-                float dz = input_gradient(y[c], dy[c], activation);
-                dshortcut[c] = dz;
-                dx[c] = scale[c] * dz + (slope[c] * x[c] + offset[c]);
+                dx[c] = scale[c] * dshortcut[c] + (slope[c] * x[c] + offset[c]);
             }
-            y += channels, dshortcut += channels;
+            dshortcut += channels;
         } else {
 #pragma omp simd
             for (Index c = 0; c < channels; c++) {

@@ -260,12 +260,16 @@ void conv3x3(const float *maps, const float *weights, const float *bias, const f
         for (Index base = first; base < last; base += size) {
             Index tiles = least(size, last - base);
             transform_inputs(in, maps, zeros, s, channels, base, 0, tiles);
+            Index blocks = (tiles + ROWS - 1) / ROWS;
             for (Index part = 0; part < PARTS; part++)
                 for (Index column = 0; column < out_channels; column += PANEL) {
                     Index columns = least(PANEL, out_channels - column);
-                    const float *factors = weights + part * weights_size(channels, out_channels) + column * channels;
-                    multiply_rows(out.values + part * out.part + column, out.row, in.values + part * in.part, in.row, 1,
-                                  factors, columns, channels, 0, tiles, (int)(columns / LANES));
+                    const float *panel = weights + part * weights_size(channels, out_channels) + column * channels;
+                    multiply_panel((Product){.c = out.values + part * out.part + column, .c_row = out.row,
+                                             .a = in.values + part * in.part, .a_row = in.row, .a_term = 1,
+                                             .b = panel, .b_term = columns,
+                                             .rows = tiles, .terms = channels, .columns = columns,
+                                             .ahead = panel + channels * columns, .step = (PANEL + blocks - 1) / blocks});
                 }
             transform_outputs(output, bias, out, s, out_channels, base, tiles);
         }
@@ -294,9 +298,12 @@ void conv3x3_weight_gradient(const float *maps, const float *gradients, const fl
             find_share(&first, &last, PARTS * panels, member, members);
             for (Index item = first; item < last; item++) {
                 Index part = item / panels, column = item % panels * PANEL, columns = least(PANEL, channels - column);
-                multiply_rows(sums + part * part_size + column, channels, out.values + part * out.part, 1, out.row,
-                              in.values + part * in.part + column, in.row, tiles, base > 0, out_channels,
-                              (int)(columns / LANES));
+                const float *panel = in.values + part * in.part + column;
+                multiply_panel((Product){.c = sums + part * part_size + column, .c_row = channels,
+                                         .a = out.values + part * out.part, .a_row = 1, .a_term = out.row,
+                                         .b = panel, .b_term = in.row,
+                                         .rows = out_channels, .terms = tiles, .columns = columns,
+                                         .adds = base > 0, .ahead = panel});
             }
 #pragma omp barrier
         }

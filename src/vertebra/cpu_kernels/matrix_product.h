@@ -34,55 +34,74 @@ INLINE void find_share(Index *first, Index *last, Index count, Index member, Ind
     *first = count * member / members, *last = count * (member + 1) / members;
 }
 
-/* c (rows, vectors · LANES) = a b, or c += a b; a: rows `a_row` and terms `a_term` apart. */
-INLINE void multiply_block(float *c, Index c_row, const float *a, Index a_row, Index a_term, const float *b, Index b_term,
-                           Index terms, int adds, const int rows, const int vectors) {
+/* c (rows, columns) = a (rows, terms) × b (terms, columns), columns at most PANEL. */
+typedef struct {
+    float *c;
+    Index c_row; /* distance of rows */
+    const float *a;
+    Index a_row, a_term; /* distances of rows and terms */
+    const float *b;
+    Index b_term;
+    Index rows, terms, columns;
+    int adds; /* c += a × b */
+    const float *ahead; /* what is read after this product, fetched meanwhile: `step` floats further for each term */
+    Index step;
+} Product;
+
+INLINE Product shift_rows(Product p, Index count) {
+    p.c += count * p.c_row, p.a += count * p.a_row, p.ahead += p.terms * p.step, p.rows -= count;
+    return p;
+}
+
+/* The first `rows` rows, of `vectors` vectors. */
+INLINE void multiply_block(Product p, const int rows, const int vectors) {
     Vector sum[ROWS][2];
     const float *third[(ROWS + 2) / 3];
-    UNROLL for (int i = 0; 3 * i < rows; i++) third[i] = a + 3 * i * a_row;
+    UNROLL for (int i = 0; 3 * i < rows; i++) third[i] = p.a + 3 * i * p.a_row;
     UNROLL for (int i = 0; i < rows; i++)
         UNROLL for (int j = 0; j < vectors; j++)
-            sum[i][j] = adds ? load(c + i * c_row + j * LANES) : splat(0);
-    for (Index k = 0; k < terms; k++) {
+            sum[i][j] = p.adds ? load(p.c + i * p.c_row + j * LANES) : splat(0);
+    for (Index k = 0; k < p.terms; k++) {
         Vector factor[2];
-        UNROLL for (int j = 0; j < vectors; j++) factor[j] = load(b + j * LANES);
-        b += b_term;
+        UNROLL for (int j = 0; j < vectors; j++) factor[j] = load(p.b + j * LANES);
+        p.b += p.b_term;
+        __builtin_prefetch(p.ahead, 0, 2);
+        p.ahead += p.step;
         UNROLL for (int i = 0; i < rows; i++) {
-            const float *p = third[i / 3] + i % 3 * a_row;
+            const float *a = third[i / 3] + i % 3 * p.a_row;
 #if defined(__AVX512F__) || defined(__FMA__) && defined(__AVX2__)
             /* The compiler would spill sums. */
             Vector value;
-            __asm__("vbroadcastss %1, %0" : "=v"(value) : "m"(*p));
+            __asm__("vbroadcastss %1, %0" : "=v"(value) : "m"(*a));
             UNROLL for (int j = 0; j < vectors; j++)
                 __asm__("vfmadd231ps %2, %1, %0" : "+v"(sum[i][j]) : "v"(value), "v"(factor[j]));
 #else
-            UNROLL for (int j = 0; j < vectors; j++) sum[i][j] += *p * factor[j];
+            UNROLL for (int j = 0; j < vectors; j++) sum[i][j] += *a * factor[j];
 #endif
         }
-        UNROLL for (int i = 0; 3 * i < rows; i++) third[i] += a_term;
+        UNROLL for (int i = 0; 3 * i < rows; i++) third[i] += p.a_term;
     }
     UNROLL for (int i = 0; i < rows; i++)
-        UNROLL for (int j = 0; j < vectors; j++) store(c + i * c_row + j * LANES, sum[i][j]);
+        UNROLL for (int j = 0; j < vectors; j++) store(p.c + i * p.c_row + j * LANES, sum[i][j]);
 }
 
-#define ROWS_OF(count)                                                                                         \
-    for (; rows >= (count); rows -= (count), a += (count) * a_row, c += (count) * c_row) {                     \
-        if (vectors == 2)                                                                                      \
-            multiply_block(c, c_row, a, a_row, a_term, b, b_term, terms, adds, count, 2);                      \
-        else                                                                                                   \
-            multiply_block(c, c_row, a, a_row, a_term, b, b_term, terms, adds, count, 1);                      \
+#define MULTIPLY_BLOCKS(count)                              \
+    for (; p.rows >= (count); p = shift_rows(p, count)) {   \
+        if (p.columns == PANEL)                             \
+            multiply_block(p, count, 2);                    \
+        else                                                \
+            multiply_block(p, count, 1);                    \
     }
 
-/* As multiply_block, for any number of rows. */
-INLINE void multiply_rows(float *c, Index c_row, const float *a, Index a_row, Index a_term, const float *b, Index b_term,
-                          Index terms, int adds, Index rows, int vectors) {
-    ROWS_OF(ROWS)
+/* All rows, by as many at a time as there are registers for. */
+INLINE void multiply_panel(Product p) {
+    MULTIPLY_BLOCKS(ROWS)
 #ifdef __AVX512F__
-    ROWS_OF(8)
+    MULTIPLY_BLOCKS(8)
 #endif
-    ROWS_OF(4)
-    ROWS_OF(2)
-    ROWS_OF(1)
+    MULTIPLY_BLOCKS(4)
+    MULTIPLY_BLOCKS(2)
+    MULTIPLY_BLOCKS(1)
 }
 
 #endif
