@@ -122,3 +122,15 @@ def test_without_kernels_there_is_nothing_to_fuse(tiny_network, monkeypatch):
     monkeypatch.setattr("vertebra.cpu_kernels.fused_graph.library", library)
     with pytest.raises(KernelError, match="no C compiler"):
         fuse(tiny_network("resnet"))
+
+
+def test_transitions_pool_first():
+    from vertebra.models import create_model
+
+    module = fuse(create_model("densenet121").train())
+    pools = [node for node in module.graph.nodes if str(node.target).endswith("pool") and "transition" in node.target]
+    assert len(pools) == 3
+    for pool in pools:
+        (user,) = pool.users
+        assert isinstance(module.get_submodule(user.target), nn.Conv2d)
+        assert isinstance(module.get_submodule(pool.args[0].target), BatchNormActivation)

@@ -15,6 +15,7 @@ from .batch_norm import ACTIVATIONS, BatchNormActivation, can_fuse
 from .compiled_functions import library
 from .conv3x3 import Conv3x3
 from .depthwise import DepthwiseConv
+from .pooling_order import pool_first
 from .squeeze_excitation import FusedSqueezeExcitation
 
 
@@ -29,6 +30,7 @@ def fuse(network: nn.Module) -> fx.GraphModule:
     """
     library()
     graph_module = fx.GraphModule(network, _Tracer().trace(network))
+    pool_first(graph_module)
     for node in list(graph_module.graph.nodes):
         if node.op != "call_module":
             continue
