@@ -11,7 +11,7 @@ from typing import Any
 
 import _common
 
-NETWORKS = ("mobilenet_v2", "efficientnet_b0")
+NETWORKS = ("resnet50", "mobilenet_v2", "efficientnet_b0")
 BATCH, SIZE, CLASSES, PERTURBATION = 16, 224, 100, 1e-7
 PLAIN = "torch's layers, channels-last"
 PERTURBED, NCHW, OURS = "weights × (1 ± 1e-7)", "NCHW", "Vertebra's kernels"

@@ -46,7 +46,7 @@ def choose_speed(
     except KernelError as error:
         return "eager", [
             f"Training steps were computed by torch's layers: {error}. With kernels that GCC compiles at the start of "
-            "a run, they take up to a quarter less time in networks with depthwise convolutions."
+            "a run, they take a sixth to half less time."
         ]
 
 
