@@ -8,7 +8,12 @@ pytest.importorskip("torch")
 import torch
 from torch import nn
 
-from vertebra.cpu_kernels.batch_norm import BatchNormActivation, can_fuse
+from vertebra.cpu_kernels.batch_norm import (
+    BatchNormActivation,
+    ConcatBatchNormActivation,
+    can_fuse,
+    shared_statistics,
+)
 
 CHANNELS = 21  # no multiple of what a vector holds
 
@@ -52,6 +57,31 @@ def test_results_are_torchs(shape, activation, has_shortcut, layout):
     expected = results(layers(exact, activation), exact, [x.double() for x in inputs])
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other.to(one.dtype), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format], ids=str)
+@pytest.mark.parametrize("channels", [(21,), (16, 32, 7), (1, 1, 40)], ids=str)
+@pytest.mark.parametrize("activation", [nn.Identity(), nn.ReLU(), nn.SiLU()], ids=str)
+def test_a_concatenation_is_not_made(channels, activation, layout):
+    torch.manual_seed(0)
+    norm = norm_of(sum(channels), eps=1e-3, momentum=0.3)
+    exact = copy.deepcopy(norm).double()
+    inputs = [(3 * torch.randn(3, c, 9, 7) + 2).to(memory_format=layout) for c in channels]
+    fused = ConcatBatchNormActivation(norm, activation)
+    found = results(lambda *x: fused(x, [shared_statistics(piece) for piece in x]), norm, inputs)
+    expected = results(lambda *x: activation(exact(torch.cat(x, 1))), exact, [x.double() for x in inputs])
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other.to(one.dtype), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("is_trained", [True, False])
+def test_a_concatenation_in_other_types_or_evaluation_goes_through_the_layers(is_trained):
+    dtype = torch.float64 if is_trained else torch.float32
+    norm = norm_of(12).to(dtype).train(is_trained)
+    pieces = [torch.randn(2, c, 4, 4, dtype=dtype) for c in (4, 8)]
+    copied = copy.deepcopy(norm)
+    found = ConcatBatchNormActivation(norm, nn.ReLU())(pieces, [shared_statistics(piece) for piece in pieces])
+    torch.testing.assert_close(found, torch.relu(copied(torch.cat(pieces, 1))))
 
 
 def test_statistics_do_not_cancel():

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from vertebra.cpu_kernels import KernelError, fuse
-from vertebra.cpu_kernels.batch_norm import BatchNormActivation
+from vertebra.cpu_kernels.batch_norm import BatchNormActivation, ConcatBatchNormActivation
 
 NETWORKS = [
     ("vgg", {"batch_norm": True}),
@@ -57,15 +57,15 @@ def test_a_step_is_that_of_the_network(tiny_network, family, options):
     torch.testing.assert_close(found[0], layers[0], rtol=1e-3, atol=1e-4)
 
 
-# Of the papers' networks: (activation, shortcut) -> fused batch norms; kernels; layers that stay.
+# Of the papers' networks: (activation, what else is fused) -> batch norms; other kernels.
 COUNTS = {
-    "vgg16_bn": ({("ReLU", False): 13}, {"Conv3x3": 12}),
-    "googlenet": ({("ReLU", False): 59}, {"Conv3x3": 15}),
-    "resnet50": ({("ReLU", False): 33, ("ReLU", True): 16, ("Identity", False): 4}, {"Conv3x3": 13}),
-    "densenet121": ({("ReLU", False): 121}, {"Conv3x3": 58}),
-    "mobilenet_v2": ({("ReLU6", False): 35, ("Identity", False): 7, ("Identity", True): 10}, {"DepthwiseConv": 17}),
+    "vgg16_bn": ({("ReLU", None): 13}, {"Conv3x3": 12}),
+    "googlenet": ({("ReLU", None): 59}, {"Conv3x3": 15}),
+    "resnet50": ({("ReLU", None): 33, ("ReLU", "shortcut"): 16, ("Identity", None): 4}, {"Conv3x3": 13}),
+    "densenet121": ({("ReLU", None): 59, ("ReLU", "concatenation"): 62}, {"Conv3x3": 58}),
+    "mobilenet_v2": ({("ReLU6", None): 35, ("Identity", None): 7, ("Identity", "shortcut"): 10}, {"DepthwiseConv": 17}),
     "efficientnet_b0": (
-        {("SiLU", False): 33, ("Identity", False): 16},
+        {("SiLU", None): 33, ("Identity", None): 16},
         {"DepthwiseConv": 16, "FusedSqueezeExcitation": 16},
     ),
 }
@@ -83,10 +83,13 @@ def test_what_is_fused(name):
             layer = module.get_submodule(node.target)
             assert not isinstance(layer, nn.BatchNorm2d)
             if isinstance(layer, BatchNormActivation):
-                norms[type(layer.activation).__name__, len(node.args) == 2] += 1
+                concatenates = type(layer) is ConcatBatchNormActivation
+                also = "concatenation" if concatenates else "shortcut" if len(node.args) == 2 else None
+                norms[type(layer.activation).__name__, also] += 1
             elif type(layer).__module__.startswith("vertebra.cpu_kernels"):
                 kernels[type(layer).__name__] += 1
     assert (norms, kernels) == COUNTS[name]
+    assert not any(node.target is torch.cat for node in module.graph.nodes) or name == "googlenet"
     assert {id(p) for p in module.parameters()} == {id(p) for p in network.parameters()}
 
 

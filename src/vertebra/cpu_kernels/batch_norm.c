@@ -1,9 +1,10 @@
 /* Batch norm in training, with the activation behind it and the shortcut between them, in as few passes over memory
  * as there can be: two over the input forwards, two over input and gradient backwards.
  *
- * Maps are float32 in channels-last memory: ROWS = N·H·W rows of `channels` values. Each thread has the same rows in
- * every call with the same number of threads, and sums are added in the order of the threads: results are equal bit
- * for bit from run to run.
+ * Maps are float32 in channels-last memory: ROWS = N·H·W rows of `channels` values. The input may be a concatenation of
+ * several maps, its pieces, which is not made: each piece is read where it is, and its part of the output written. Each
+ * thread has the same rows in every call with the same number of threads, and sums are added in the order of the
+ * threads: results are equal bit for bit from run to run.
  */
 
 #include <math.h>
@@ -17,15 +18,15 @@ enum { BLOCK = 128 }; /* rows that are summed in float32, before the sum is adde
 
 /* A layer's maps, and what its passes take of each channel; NULL where there is none. */
 typedef struct {
-    Index rows, channels;
+    Index rows, channels, width; /* width: channels of all pieces, the distance of rows of the output and its gradient */
     int activation, threads;
     const float *x, *shortcut, *y, *dy;
     const float *mean, *scale, *shift, *slope, *offset;
     float *out, *out_shortcut;
 } Pass;
 
-/* Adds rows to sums (2, channels), or writes them; `at` is the place of the first one's first value. */
-typedef void Rows(const Pass *pass, Index at, Index count, float *sums);
+/* Adds `count` rows from the `first` on to sums (2, channels), or writes them. */
+typedef void Rows(const Pass *pass, Index first, Index count, float *sums);
 
 static Index first_row(const Pass *pass, int thread) { return pass->rows * thread / pass->threads; }
 
@@ -41,7 +42,7 @@ static void sum_rows(const Pass *pass, Rows *add, double *totals, float *sums) {
         float *sum = sums + thread * size;
         for (Index row = first_row(pass, thread); row < end; row += BLOCK) {
             memset(sum, 0, size * sizeof *sum);
-            add(pass, row * pass->channels, end - row < BLOCK ? end - row : BLOCK, sum);
+            add(pass, row, end - row < BLOCK ? end - row : BLOCK, sum);
             for (Index c = 0; c < size; c++) total[c] += sum[c];
         }
     }
@@ -55,14 +56,14 @@ static void write_rows(const Pass *pass, Rows *write) {
         int thread = omp_get_thread_num();
         Index end = first_row(pass, thread + 1);
         for (Index row = first_row(pass, thread); row < end; row += BLOCK)
-            write(pass, row * pass->channels, end - row < BLOCK ? end - row : BLOCK, 0);
+            write(pass, row, end - row < BLOCK ? end - row : BLOCK, 0);
     }
 }
 
 /* Sums of (x - shift) and its square: shifted by the channel's first value, so that they do not cancel. */
-static void sum_values(const Pass *pass, Index at, Index count, float *sums) {
+static void sum_values(const Pass *pass, Index first, Index count, float *sums) {
     Index channels = pass->channels, row = 0;
-    const float *restrict shift = pass->x, *restrict p = pass->x + at;
+    const float *restrict shift = pass->x, *restrict p = pass->x + first * channels;
     float *restrict sum = sums, *restrict square = sums + channels;
     for (; row + 4 <= count; row += 4, p += 4 * channels) {
 #pragma omp simd
@@ -83,12 +84,12 @@ static void sum_values(const Pass *pass, Index at, Index count, float *sums) {
     }
 }
 
-INLINE void activate_rows(const Pass *pass, Index at, Index count, const int activation) {
-    Index channels = pass->channels;
-    const float *restrict x = pass->x + at, *restrict scale = pass->scale, *restrict shift = pass->shift;
-    const float *restrict shortcut = pass->shortcut ? pass->shortcut + at : 0;
-    float *restrict y = pass->out + at;
-    for (Index row = 0; row < count; row++, x += channels, y += channels) {
+INLINE void activate_rows(const Pass *pass, Index first, Index count, const int activation) {
+    Index channels = pass->channels, width = pass->width;
+    const float *restrict x = pass->x + first * channels, *restrict scale = pass->scale, *restrict shift = pass->shift;
+    const float *restrict shortcut = pass->shortcut ? pass->shortcut + first * channels : 0;
+    float *restrict y = pass->out + first * width;
+    for (Index row = 0; row < count; row++, x += channels, y += width) {
         if (shortcut) {
 #pragma omp simd
             for (Index c = 0; c < channels; c++) y[c] = activate(x[c] * scale[c] + shift[c] + shortcut[c], activation);
@@ -100,47 +101,64 @@ INLINE void activate_rows(const Pass *pass, Index at, Index count, const int act
     }
 }
 
-static void write_values(const Pass *pass, Index at, Index count, float *sums) {
+static void write_values(const Pass *pass, Index first, Index count, float *sums) {
     (void)sums;
-    FOR_ACTIVATION(pass->activation, activate_rows, pass, at, count)
+    FOR_ACTIVATION(pass->activation, activate_rows, pass, first, count)
 }
 
-/* y = activation(batch_norm(x) + shortcut); `shortcut` may be NULL.
- *
- * saved (4, channels) gets what the backward pass needs: mean, 1 / standard deviation, and the scale and shift that
- * make the normalised value of x. Running statistics are updated. totals (threads, 2, channels) and
- * sums (threads, 2, channels) are scratch.
- */
-void batch_norm_forward(const float *x, const float *shortcut, Index rows, Index channels, const float *weight,
-                        const float *bias, float *running_mean, float *running_variance, double momentum, double eps,
-                        int activation, float *y, float *saved, double *totals, float *sums, int threads) {
-    float *mean = saved, *inverse = saved + channels, *scale = saved + 2 * channels, *shift = saved + 3 * channels;
-    Pass pass = {.rows = rows, .channels = channels, .activation = activation, .threads = threads, .x = x,
-                 .shortcut = shortcut, .scale = scale, .shift = shift, .out = y};
+/* statistics (2, channels) get the means and variances of a map's channels. totals (threads, 2, channels) and
+ * sums (threads, 2, channels) are scratch. */
+void channel_statistics(const float *x, Index rows, Index channels, double *statistics, double *totals, float *sums,
+                        int threads) {
+    Pass pass = {.rows = rows, .channels = channels, .threads = threads, .x = x};
     sum_rows(&pass, sum_values, totals, sums);
     for (Index c = 0; c < channels; c++) {
         double offset = totals[c] / rows, variance = totals[channels + c] / rows - offset * offset;
-        variance = variance < 0 ? 0 : variance; /* NaN stays NaN */
-        double centre = x[c] + offset, factor = 1 / sqrt(variance + eps);
-        mean[c] = centre;
-        inverse[c] = factor;
-        scale[c] = weight[c] * factor;
-        shift[c] = bias[c] - centre * weight[c] * factor;
-        running_mean[c] += momentum * (centre - running_mean[c]);
-        running_variance[c] += momentum * (variance * rows / (rows - 1) - running_variance[c]);
+        statistics[c] = x[c] + offset;
+        statistics[channels + c] = variance < 0 ? 0 : variance; /* NaN stays NaN */
     }
-    write_rows(&pass, write_values);
+}
+
+/* y = activation(batch_norm(concatenation of the pieces) + shortcut); `shortcut` may be NULL, and is where there are
+ * several pieces.
+ *
+ * saved gets, for each piece (4, its channels), what the backward pass needs: mean, 1 / standard deviation, and the scale
+ * and shift that make the normalised value of x. Running statistics are updated.
+ */
+void batch_norm_forward(const float *const *pieces, const double *const *statistics, const Index *channels, Index count,
+                        const float *shortcut, Index rows, Index width, const float *weight, const float *bias,
+                        float *running_mean, float *running_variance, double momentum, double eps, int activation,
+                        float *y, float *saved, int threads) {
+    Index first = 0;
+    for (Index piece = 0; piece < count; first += channels[piece++]) {
+        Index size = channels[piece];
+        const double *means = statistics[piece], *variances = means + size;
+        float *mean = saved + 4 * first, *inverse = mean + size, *scale = mean + 2 * size, *shift = mean + 3 * size;
+        for (Index c = 0; c < size; c++) {
+            double factor = 1 / sqrt(variances[c] + eps);
+            mean[c] = means[c];
+            inverse[c] = factor;
+            scale[c] = weight[first + c] * factor;
+            shift[c] = bias[first + c] - means[c] * weight[first + c] * factor;
+            running_mean[first + c] += momentum * (means[c] - running_mean[first + c]);
+            running_variance[first + c] += momentum * (variances[c] * rows / (rows - 1) - running_variance[first + c]);
+        }
+        Pass pass = {.rows = rows, .channels = size, .width = width, .activation = activation, .threads = threads,
+                     .x = pieces[piece], .shortcut = shortcut, .scale = scale, .shift = shift, .out = y + first};
+        write_rows(&pass, write_values);
+    }
 }
 
 /* Sums of dz and dz·(x - mean), where dz is the gradient of the normalised value, and of the shortcut. Several rows at a
  * time, as in sum_values, took up to a quarter longer. */
-INLINE void add_gradient_rows(const Pass *pass, Index at, Index count, float *sums, const int activation) {
-    Index channels = pass->channels;
-    const float *restrict x = pass->x + at, *restrict dy = pass->dy + at, *restrict y = pass->y ? pass->y + at : 0;
+INLINE void add_gradient_rows(const Pass *pass, Index first, Index count, float *sums, const int activation) {
+    Index channels = pass->channels, width = pass->width, at = first * channels;
+    const float *restrict x = pass->x + at, *restrict dy = pass->dy + first * width;
+    const float *restrict y = pass->y ? pass->y + at : 0;
     const float *restrict mean = pass->mean, *restrict scale = pass->scale, *restrict shift = pass->shift;
     float *restrict sum = sums, *restrict product = sums + channels;
     float *restrict dshortcut = pass->y ? pass->out_shortcut + at : 0;
-    for (Index row = 0; row < count; row++, x += channels, dy += channels) {
+    for (Index row = 0; row < count; row++, x += channels, dy += width) {
         if (y) {
 #pragma omp simd
             for (Index c = 0; c < channels; c++) {
@@ -161,19 +179,19 @@ INLINE void add_gradient_rows(const Pass *pass, Index at, Index count, float *su
     }
 }
 
-static void sum_gradients(const Pass *pass, Index at, Index count, float *sums) {
-    FOR_ACTIVATION(pass->activation, add_gradient_rows, pass, at, count, sums)
+static void sum_gradients(const Pass *pass, Index first, Index count, float *sums) {
+    FOR_ACTIVATION(pass->activation, add_gradient_rows, pass, first, count, sums)
 }
 
 /* dx = scale·dz + slope·x + offset; dz is in the gradient of the shortcut, if there is one. */
-INLINE void gradient_rows(const Pass *pass, Index at, Index count, const int activation) {
-    Index channels = pass->channels;
-    const float *restrict x = pass->x + at, *restrict dy = pass->dy + at;
+INLINE void gradient_rows(const Pass *pass, Index first, Index count, const int activation) {
+    Index channels = pass->channels, width = pass->width, at = first * channels;
+    const float *restrict x = pass->x + at, *restrict dy = pass->dy + first * width;
     const float *restrict scale = pass->scale, *restrict shift = pass->shift;
     const float *restrict slope = pass->slope, *restrict offset = pass->offset;
     const float *restrict dshortcut = pass->y ? pass->out_shortcut + at : 0;
     float *restrict dx = pass->out + at;
-    for (Index row = 0; row < count; row++, x += channels, dy += channels, dx += channels) {
+    for (Index row = 0; row < count; row++, x += channels, dy += width, dx += channels) {
         if (dshortcut) {
 #pragma omp simd
             for (Index c = 0; c < channels; c++) {
@@ -190,32 +208,37 @@ INLINE void gradient_rows(const Pass *pass, Index at, Index count, const int act
     }
 }
 
-static void write_gradients(const Pass *pass, Index at, Index count, float *sums) {
+static void write_gradients(const Pass *pass, Index first, Index count, float *sums) {
     (void)sums;
-    FOR_ACTIVATION(pass->activation, gradient_rows, pass, at, count)
+    FOR_ACTIVATION(pass->activation, gradient_rows, pass, first, count)
 }
 
-/* The gradients of x, weight, bias and, where y is given, of the shortcut.
+/* The gradients of the pieces, weight, bias and, where y is given, of the shortcut.
  *
  * `y` is NULL but where an activation follows a shortcut: it must be ReLU then, whose gradient its output tells.
- * Without an activation the gradient of the shortcut is dy itself. totals (threads, 2, channels) and
- * sums (threads, 2, channels) are scratch.
+ * Without an activation the gradient of the shortcut is dy itself. totals (threads, 2, width) and
+ * sums (threads, 2, width) are scratch.
  */
-void batch_norm_backward(const float *x, const float *y, const float *dy, Index rows, Index channels,
-                         const float *saved, int activation, float *dx, float *dshortcut, float *dweight, float *dbias,
-                         double *totals, float *sums, int threads) {
-    const float *mean = saved, *inverse = saved + channels, *scale = saved + 2 * channels, *shift = saved + 3 * channels;
-    float *slope = sums, *offset = sums + channels;
-    Pass pass = {.rows = rows, .channels = channels, .activation = activation, .threads = threads, .x = x, .y = y,
-                 .dy = dy, .mean = mean, .scale = scale, .shift = shift, .slope = slope, .offset = offset, .out = dx,
-                 .out_shortcut = dshortcut};
-    sum_rows(&pass, sum_gradients, totals, sums);
-    for (Index c = 0; c < channels; c++) {
-        double sum = totals[c] / rows, product = totals[channels + c] * inverse[c] * inverse[c] / rows;
-        dbias[c] = totals[c];
-        dweight[c] = totals[channels + c] * inverse[c];
-        slope[c] = -scale[c] * product;
-        offset[c] = -scale[c] * (sum - product * mean[c]);
+void batch_norm_backward(const float *const *pieces, const Index *channels, Index count, const float *y,
+                         const float *dy, Index rows, Index width, const float *saved, int activation,
+                         float *const *gradients, float *dshortcut, float *dweight, float *dbias, double *totals,
+                         float *sums, int threads) {
+    Index first = 0;
+    for (Index piece = 0; piece < count; first += channels[piece++]) {
+        Index size = channels[piece];
+        const float *mean = saved + 4 * first, *inverse = mean + size, *scale = mean + 2 * size, *shift = mean + 3 * size;
+        float *slope = sums, *offset = sums + size;
+        Pass pass = {.rows = rows, .channels = size, .width = width, .activation = activation, .threads = threads,
+                     .x = pieces[piece], .y = y, .dy = dy + first, .mean = mean, .scale = scale, .shift = shift,
+                     .slope = slope, .offset = offset, .out = gradients[piece], .out_shortcut = dshortcut};
+        sum_rows(&pass, sum_gradients, totals, sums);
+        for (Index c = 0; c < size; c++) {
+            double sum = totals[c] / rows, product = totals[size + c] * inverse[c] * inverse[c] / rows;
+            dbias[first + c] = totals[c];
+            dweight[first + c] = totals[size + c] * inverse[c];
+            slope[c] = -scale[c] * product;
+            offset[c] = -scale[c] * (sum - product * mean[c]);
+        }
+        write_rows(&pass, write_gradients);
     }
-    write_rows(&pass, write_gradients);
 }

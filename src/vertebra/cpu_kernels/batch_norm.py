@@ -1,7 +1,9 @@
-"""Batch norm with the shortcut and activation behind it, as one operation with its own gradient."""
+"""Batch norm with the concatenation before it, and the shortcut and activation behind it, as one operation."""
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 import torch
@@ -29,20 +31,60 @@ class BatchNormActivation(nn.Module):
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
         """Call the kernel if it computes what the layers would."""
-        norm = self.norm
-        if norm.training and has_kernel(x):
-            result: Tensor = _BatchNormActivation.apply(
-                x, norm.weight, norm.bias, shortcut, norm, ACTIVATIONS[type(self.activation)]
-            )
-            return result
-        y = norm(x)
+        if self.norm.training and has_kernel(x):
+            return _normalise(self.norm, self.activation, [x], [channel_statistics(x)], shortcut)
+        y = self.norm(x)
         activated: Tensor = self.activation(y if shortcut is None else y + shortcut)
         return activated
+
+
+class ConcatBatchNormActivation(BatchNormActivation):
+    """activation(norm(concatenation)) without making the concatenation: (N, C1, H, W), … → (N, C1 + …, H, W).
+
+    A dense layer reads all maps before it. Their statistics are computed once, for all layers that read them.
+    """
+
+    def forward(self, pieces: Sequence[Tensor], statistics: Sequence[Tensor | None]) -> Tensor:  # type: ignore[override]
+        """As of the superclass; `statistics` are those that `channel_statistics` gives for each piece."""
+        known = [part for part in statistics if part is not None]
+        if self.norm.training and len(known) == len(pieces):
+            return _normalise(self.norm, self.activation, pieces, known)
+        return super().forward(torch.cat(list(pieces), 1))
 
 
 def can_fuse(norm: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
     """Whether a layer is a batch norm of the usual kind."""
     return type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats and norm.momentum is not None
+
+
+def shared_statistics(x: Tensor) -> Tensor | None:
+    """Return `channel_statistics`, or None where there is no kernel."""
+    return channel_statistics(x) if has_kernel(x) else None
+
+
+def channel_statistics(x: Tensor) -> Tensor:
+    """(N, C, H, W) → mean and variance of each channel, without Bessel's correction, (2, C) in float64."""
+    x = x.detach().contiguous(memory_format=torch.channels_last)
+    channels = x.shape[1]
+    found = torch.empty(2, channels, dtype=torch.float64)
+    library().channel_statistics(x, _rows(x), channels, found, *_scratch(channels), torch.get_num_threads())
+    return found
+
+
+def _normalise(
+    norm: nn.BatchNorm2d,
+    activation: nn.Module,
+    pieces: Sequence[Tensor],
+    statistics: Sequence[Tensor],
+    shortcut: Tensor | None = None,
+) -> Tensor:
+    if _rows(pieces[0]) <= 1:  # torch's own message
+        F.batch_norm(torch.cat(list(pieces), 1), None, None, norm.weight, norm.bias, True)
+    act = ACTIVATIONS[type(activation)]
+    y: Tensor = _BatchNormActivation.apply(norm, act, statistics, norm.weight, norm.bias, shortcut, *pieces)
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked += 1
+    return y
 
 
 class _BatchNormActivation(torch.autograd.Function):
@@ -53,45 +95,60 @@ class _BatchNormActivation(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, shortcut: Tensor | None, norm: nn.BatchNorm2d, act: int
+        ctx: Any,
+        norm: nn.BatchNorm2d,
+        act: int,
+        statistics: Sequence[Tensor],
+        weight: Tensor,
+        bias: Tensor,
+        shortcut: Tensor | None,
+        *pieces: Tensor,
     ) -> Tensor:
-        images, channels, height, width = x.shape
-        rows = images * height * width
-        if rows <= 1:  # torch's own message
-            F.batch_norm(x, None, None, weight, bias, True)
-        x = x.contiguous(memory_format=torch.channels_last)
+        pieces = tuple(piece.contiguous(memory_format=torch.channels_last) for piece in pieces)
         if shortcut is not None:
             shortcut = shortcut.contiguous(memory_format=torch.channels_last)
-        y, saved = torch.empty_like(x), torch.empty(4, channels)
-        totals, sums = _scratch(channels)
+        images, _, height, width = pieces[0].shape
+        channels = len(weight)
+        y = torch.empty((images, channels, height, width), memory_format=torch.channels_last)
+        saved = torch.empty(4 * channels)
         library().batch_norm_forward(
-            x, shortcut, rows, channels, weight, bias,
-            norm.running_mean, norm.running_var, norm.momentum, norm.eps, act,
-            y, saved, totals, sums, torch.get_num_threads(),
+            _pointers(pieces), _pointers(statistics), _channels(pieces), len(pieces), shortcut,
+            _rows(y), channels, weight, bias, norm.running_mean, norm.running_var, norm.momentum, norm.eps, act,
+            y, saved, torch.get_num_threads(),
         )  # fmt: skip
-        if norm.num_batches_tracked is not None:
-            norm.num_batches_tracked += 1
         ctx.act, ctx.has_shortcut = act, shortcut is not None
-        ctx.save_for_backward(x, saved, y if shortcut is not None and act != _NONE else None)
+        ctx.save_for_backward(saved, y if shortcut is not None and act != _NONE else None, *pieces)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, saved, y = ctx.saved_tensors
-        images, channels, height, width = x.shape
+        saved, y, *pieces = ctx.saved_tensors
+        channels = len(saved) // 4
         dy = dy.contiguous(memory_format=torch.channels_last)
-        dx, dshortcut = torch.empty_like(x), torch.empty_like(x) if y is not None else None
+        gradients = [torch.empty_like(piece) for piece in pieces]
+        dshortcut = torch.empty_like(y) if y is not None else None
         dweight, dbias = torch.empty(channels), torch.empty(channels)
-        totals, sums = _scratch(channels)
         library().batch_norm_backward(
-            x, y, dy, images * height * width, channels, saved, ctx.act,
-            dx, dshortcut, dweight, dbias,
-            totals, sums, torch.get_num_threads(),
+            _pointers(pieces), _channels(pieces), len(pieces), y, dy, _rows(dy), channels, saved, ctx.act,
+            _pointers(gradients), dshortcut, dweight, dbias, *_scratch(channels), torch.get_num_threads(),
         )  # fmt: skip
         if ctx.has_shortcut and y is None:
             dshortcut = dy
-        return dx, dweight, dbias, dshortcut, None, None
+        return None, None, None, dweight, dbias, dshortcut, *gradients
+
+
+def _rows(x: Tensor) -> int:
+    return x.numel() // x.shape[1] if x.shape[1] else 0
+
+
+def _pointers(tensors: Sequence[Tensor]) -> Any:
+    """Their addresses as an array; the caller holds the tensors."""
+    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
+
+
+def _channels(tensors: Sequence[Tensor]) -> Any:
+    return (ctypes.c_int64 * len(tensors))(*(tensor.shape[1] for tensor in tensors))
 
 
 def _scratch(channels: int) -> tuple[Tensor, Tensor]:

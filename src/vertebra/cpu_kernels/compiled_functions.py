@@ -22,13 +22,24 @@ class _TensorPointer:
         return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
-_POINTER, _INDEX, _INT, _DOUBLE = _TensorPointer, ctypes.c_int64, ctypes.c_int, ctypes.c_double
+_POINTER, _ARRAY = _TensorPointer, ctypes.c_void_p
+_INDEX, _INT, _DOUBLE = ctypes.c_int64, ctypes.c_int, ctypes.c_double
 # Parameters as in the C sources.
 _PARAMETERS: dict[str, list[Any]] = {
+    "channel_statistics": [_POINTER] + [_INDEX] * 2 + [_POINTER] * 3 + [_INT],
     "batch_norm_forward": (
-        [_POINTER] * 2 + [_INDEX] * 2 + [_POINTER] * 4 + [_DOUBLE] * 2 + [_INT] + [_POINTER] * 4 + [_INT]
+        [_ARRAY] * 3
+        + [_INDEX, _POINTER]
+        + [_INDEX] * 2
+        + [_POINTER] * 4
+        + [_DOUBLE] * 2
+        + [_INT]
+        + [_POINTER] * 2
+        + [_INT]
     ),
-    "batch_norm_backward": [_POINTER] * 3 + [_INDEX] * 2 + [_POINTER, _INT] + [_POINTER] * 6 + [_INT],
+    "batch_norm_backward": (
+        [_ARRAY] * 2 + [_INDEX] + [_POINTER] * 2 + [_INDEX] * 2 + [_POINTER, _INT, _ARRAY] + [_POINTER] * 5 + [_INT]
+    ),
     # Images, channels, height, width, height and width of the output, kernel, stride, threads.
     "depthwise_forward": [_POINTER] * 4 + [_INDEX] * 6 + [_INT] * 3,
     "depthwise_input_gradient": [_POINTER] * 4 + [_INDEX] * 6 + [_INT] * 2,
@@ -36,7 +47,7 @@ _PARAMETERS: dict[str, list[Any]] = {
     # Images, height, width, channels, output channels.
     "conv3x3_weights_size": [_INDEX] * 2,
     "conv3x3_scratch_size": [_INDEX] * 5 + [_INT],
-    "conv3x3_weights": [ctypes.c_void_p] * 2 + [_INDEX] * 2 + [_POINTER, _INT],
+    "conv3x3_weights": [_ARRAY] * 2 + [_INDEX] * 2 + [_POINTER, _INT],
     "conv3x3": [_POINTER] * 5 + [_INDEX] * 5 + [_POINTER, _INT],
     "conv3x3_weight_gradient": [_POINTER] * 5 + [_INDEX] * 5 + [_POINTER, _INT],
     "channel_means": [_POINTER] + [_INDEX] * 3 + [_POINTER, _INT],

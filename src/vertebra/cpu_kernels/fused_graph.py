@@ -5,13 +5,14 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
 from vertebra.models.layers import SqueezeExcitation
 
 from . import conv3x3, depthwise
-from .batch_norm import ACTIVATIONS, BatchNormActivation, can_fuse
+from .batch_norm import ACTIVATIONS, BatchNormActivation, ConcatBatchNormActivation, can_fuse, shared_statistics
 from .compiled_functions import library
 from .conv3x3 import Conv3x3
 from .depthwise import DepthwiseConv
@@ -64,7 +65,7 @@ def _replace(graph_module: fx.GraphModule, node: fx.Node, layer: nn.Module) -> N
 
 
 def _fuse_norm(graph_module: fx.GraphModule, norm: fx.Node, layer: nn.BatchNorm2d) -> None:
-    """Fuse norm → activation, norm → add, norm → add → ReLU, or the norm alone."""
+    """Fuse norm → activation, norm → add, norm → add → ReLU, or the norm alone; the first two with a concatenation."""
     fused = [norm]
     activation: nn.Module = nn.Identity()
     shortcut: fx.Node | None = None
@@ -78,13 +79,41 @@ def _fuse_norm(graph_module: fx.GraphModule, norm: fx.Node, layer: nn.BatchNorm2
             last = _only_user(user)
             if last is not None and isinstance(found := _activation(graph_module, last), nn.ReLU):
                 fused, activation = [norm, user, last], found
-    arguments = (norm.args[0],) if shortcut is None else (norm.args[0], shortcut)
-    operation = BatchNormActivation(layer, activation)
+    pieces = _concatenated(norm) if shortcut is None and layer.training else None
+    if pieces is not None:
+        arguments: tuple[Any, ...] = pieces, [_statistics(graph_module.graph, piece) for piece in pieces]
+        operation: nn.Module = ConcatBatchNormActivation(layer, activation)
+    else:
+        arguments = (norm.args[0],) if shortcut is None else (norm.args[0], shortcut)
+        operation = BatchNormActivation(layer, activation)
     with graph_module.graph.inserting_before(fused[-1]):
         new = _call(graph_module, f"{norm.name}_fused", operation, arguments)
+    concatenation = norm.args[0]
     fused[-1].replace_all_uses_with(new)
     for node in reversed(fused):
         graph_module.graph.erase_node(node)
+    if pieces is not None and isinstance(concatenation, fx.Node):
+        graph_module.graph.erase_node(concatenation)
+
+
+def _concatenated(norm: fx.Node) -> list[fx.Node] | None:
+    """What a norm alone reads the concatenation of, along the channels."""
+    node = norm.args[0]
+    if not isinstance(node, fx.Node) or node.target is not torch.cat or _only_user(node) is not norm:
+        return None
+    if len(node.args) != 2 or node.args[1] != 1 or node.kwargs or not isinstance(node.args[0], (list, tuple)):
+        return None
+    pieces = [piece for piece in node.args[0] if isinstance(piece, fx.Node)]
+    return pieces if len(pieces) == len(node.args[0]) else None
+
+
+def _statistics(graph: fx.Graph, piece: fx.Node) -> fx.Node:
+    """The statistics of a map, computed once for all norms that read it."""
+    for user in piece.users:
+        if user.target is shared_statistics:
+            return user
+    with graph.inserting_after(piece):
+        return graph.call_function(shared_statistics, (piece,))
 
 
 def _call(graph_module: fx.GraphModule, name: str, layer: nn.Module, arguments: tuple[Any, ...]) -> fx.Node:
