@@ -19,6 +19,7 @@ NETWORKS = [
     ("resnet", {}),
     ("resnet", {"block": "Bottleneck", "widths": (16, 32, 64, 96)}),
     ("densenet", {}),
+    ("densenet", {"memory_efficient": True}),
     ("mobilenetv2", {}),
     ("efficientnet", {}),
     ("efficientnet", {"kind": "v2"}),

@@ -50,11 +50,15 @@ def fuse(network: nn.Module) -> fx.GraphModule:
 
 
 class _Tracer(fx.Tracer):
-    """Keeps squeeze-excitation whole."""
+    """Keeps squeeze-excitation whole, and the parts of DenseNets that compute again what they do not keep."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module is one operation of the graph."""
-        return type(m) is SqueezeExcitation or super().is_leaf_module(m, module_qualified_name)
+        kept_whole = type(m) is SqueezeExcitation or getattr(m, "memory_efficient", False)
+        is_block = isinstance(m, nn.ModuleDict) and any(
+            getattr(layer, "memory_efficient", False) for layer in m.values()
+        )
+        return kept_whole or is_block or super().is_leaf_module(m, module_qualified_name)
 
 
 def _replace(graph_module: fx.GraphModule, node: fx.Node, layer: nn.Module) -> None:
