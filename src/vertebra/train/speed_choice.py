@@ -46,7 +46,7 @@ def choose_speed(
     except KernelError as error:
         return "eager", [
             f"Training steps were computed by torch's layers: {error}. With kernels that GCC compiles at the start of "
-            "a run, they take a fifth to two thirds less time."
+            "a run, they take a sixth to two thirds less time."
         ]
 
 
