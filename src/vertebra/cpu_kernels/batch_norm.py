@@ -16,7 +16,7 @@ from .layer_kernel import has_kernel
 
 # Numbers as in activation.h.
 ACTIVATIONS: dict[type[nn.Module], int] = {nn.Identity: 0, nn.ReLU: 1, nn.ReLU6: 2, nn.SiLU: 3}
-_NONE, _RELU = 0, 1
+_NONE = ACTIVATIONS[nn.Identity]
 
 
 class BatchNormActivation(nn.Module):

@@ -83,8 +83,10 @@ def _fuse_norm(graph_module: fx.GraphModule, norm: fx.Node, layer: nn.BatchNorm2
             last = _only_user(user)
             if last is not None and isinstance(found := _activation(graph_module, last), nn.ReLU):
                 fused, activation = [norm, user, last], found
-    pieces = _concatenated(norm) if shortcut is None and layer.training else None
-    if pieces is not None:
+    concatenation = _concatenation(norm) if shortcut is None and layer.training else None
+    if concatenation is not None:
+        fused = [concatenation, *fused]
+        pieces: Any = concatenation.args[0]
         arguments: tuple[Any, ...] = pieces, [_statistics(graph_module.graph, piece) for piece in pieces]
         operation: nn.Module = ConcatBatchNormActivation(layer, activation)
     else:
@@ -92,23 +94,19 @@ def _fuse_norm(graph_module: fx.GraphModule, norm: fx.Node, layer: nn.BatchNorm2
         operation = BatchNormActivation(layer, activation)
     with graph_module.graph.inserting_before(fused[-1]):
         new = _call(graph_module, f"{norm.name}_fused", operation, arguments)
-    concatenation = norm.args[0]
     fused[-1].replace_all_uses_with(new)
     for node in reversed(fused):
         graph_module.graph.erase_node(node)
-    if pieces is not None and isinstance(concatenation, fx.Node):
-        graph_module.graph.erase_node(concatenation)
 
 
-def _concatenated(norm: fx.Node) -> list[fx.Node] | None:
-    """What a norm alone reads the concatenation of, along the channels."""
+def _concatenation(norm: fx.Node) -> fx.Node | None:
+    """The concatenation along the channels that a norm alone reads."""
     node = norm.args[0]
     if not isinstance(node, fx.Node) or node.target is not torch.cat or _only_user(node) is not norm:
         return None
     if len(node.args) != 2 or node.args[1] != 1 or node.kwargs or not isinstance(node.args[0], (list, tuple)):
         return None
-    pieces = [piece for piece in node.args[0] if isinstance(piece, fx.Node)]
-    return pieces if len(pieces) == len(node.args[0]) else None
+    return node if all(isinstance(piece, fx.Node) for piece in node.args[0]) else None
 
 
 def _statistics(graph: fx.Graph, piece: fx.Node) -> fx.Node:
