@@ -28,7 +28,7 @@ def assert_equal(graph, images, instructions, threads=1):
 
 @pytest.mark.parametrize("instructions", HERE)
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, 2, 3])
 def test_each_family_equals_float64(family, instructions, threads):
     graph = FAMILIES[family]()
     assert_equal(graph, images_for(graph, 3), instructions, threads)
