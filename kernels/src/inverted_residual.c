@@ -16,13 +16,19 @@
 static const int32_t first_position[1] = {0};
 static const struct vk_ahead nothing = {0};
 
-static void depthwise_row(const struct vk_walk *walk, const struct vk_step *step, int block, const float *const *rows,
-                          float *out, float *sums) {
-    struct vk_depthwise_row row = {
+/* `height` output rows of a block, from the input row in slot `first` of `slots` on. */
+static void depthwise(const struct vk_walk *walk, const struct vk_step *step, int block, const float *in,
+                      ptrdiff_t in_line, int first, int slots, int height, float *out, float *sums) {
+    const struct vk_depthwise job = {
+        .in = in,
+        .in_line = in_line,
+        .first = first,
+        .slots = slots,
         .weights = walk->weights + step->depthwise_weights + (ptrdiff_t)block * step->kernel * step->kernel * VK_BLOCK,
         .bias = walk->weights + step->depthwise_bias + block * VK_BLOCK,
         .out = out,
         .sums = sums ? sums + block * VK_BLOCK : NULL,
+        .height = height,
         .width = step->out_width,
         .kernel = step->kernel,
         .stride = step->stride,
@@ -30,8 +36,7 @@ static void depthwise_row(const struct vk_walk *walk, const struct vk_step *step
         .low = step->depthwise_low,
         .high = step->depthwise_high,
     };
-    for (int i = 0; i < step->kernel; i++) row.rows[i] = rows[i];
-    walk->kernels->depthwise(&row);
+    walk->kernels->depthwise(&job);
 }
 
 /* `positions` pixels of the input, widened to some blocks of channels. */
@@ -158,14 +163,8 @@ static void split_by_rows(const struct vk_walk *walk, const struct vk_step *step
                            ring, walk->column_offsets, nothing);
             }
             for (int i = b; i < b + some; i++)
-                for (int t = 0; t < tile; t++) {
-                    const float *rows[5];
-                    for (int k = 0; k < step->kernel; k++)
-                        rows[k] = own->widened + i * ring + (top + t * step->stride + k + slots) % slots * line;
-                    depthwise_row(walk, step, i, rows,
-                                  own->depthwise + (i * positions + done + t * step->out_width) * VK_BLOCK,
-                                  keep ? own->sums : NULL);
-                }
+                depthwise(walk, step, i, own->widened + i * ring, line, (top + slots) % slots, slots, tile,
+                          own->depthwise + (i * positions + done) * VK_BLOCK, keep ? own->sums : NULL);
         }
         next = bottom;
         if (!keep)
@@ -244,13 +243,8 @@ static void split_by_channels(const struct vk_walk *walk, const struct vk_step *
                                                              (last - first) * VK_BLOCK);
         expand(walk, step, in, positions, b, some, own->widened, map, offsets, next);
         for (int i = 0; i < some; i++)
-            for (int y = 0; y < step->out_height; y++) {
-                const float *rows[5];
-                for (int k = 0; k < step->kernel; k++) rows[k] = own->widened + i * map + (y * step->stride + k) * line;
-                depthwise_row(walk, step, b + i, rows,
-                              own->depthwise + ((ptrdiff_t)(b + i - first) * out_positions + y * step->out_width) * VK_BLOCK,
-                              keep ? own->sums : NULL);
-            }
+            depthwise(walk, step, b + i, own->widened + i * map, line, 0, tall, step->out_height,
+                      own->depthwise + (ptrdiff_t)(b + i - first) * out_positions * VK_BLOCK, keep ? own->sums : NULL);
     }
     if (keep) {
         vk_meet(walk);

@@ -41,13 +41,16 @@ struct vk_product {
     struct vk_later later;
 };
 
-/* One row of one block of 16 channels: out[x] = activation(bias + sum of taps), x = 0 ... width - 1. */
-struct vk_depthwise_row {
-    const float *rows[5]; /* the kernel's input rows, at the padded column 0 */
+/* Rows of one block of 16 channels: out[y][x] = activation(bias + sum of taps), y < height, x < width. Input rows lie
+ * in a ring: row r of those that are read is at in + (first + r) % slots x in_line, from the padded column 0 on. */
+struct vk_depthwise {
+    const float *in;
+    ptrdiff_t in_line;
+    int first, slots; /* all rows that are read: at most `slots` */
     const float *weights, *bias;
     float *out;
-    float *sums; /* 16 sums over the row are added here, unless NULL */
-    int width, kernel, stride, activation;
+    float *sums; /* 16 sums over the rows are added here, unless NULL */
+    int height, width, kernel, stride, activation;
     float low, high;
 };
 
@@ -67,7 +70,7 @@ struct vk_winograd {
 
 struct vk_kernels {
     void (*multiply)(const struct vk_product *product);
-    void (*depthwise)(const struct vk_depthwise_row *row);
+    void (*depthwise)(const struct vk_depthwise *job);
     /* out[i] = in[i] x scale[i] + shift[i] */
     void (*normalise)(float *out, const uint8_t *in, const float *scale, const float *shift, ptrdiff_t count);
     /* map[i] = activation(map[i]) + add[i]; add: or NULL */
