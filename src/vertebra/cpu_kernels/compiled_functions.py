@@ -44,12 +44,10 @@ _PARAMETERS: dict[str, list[Any]] = {
     "depthwise_forward": [_POINTER] * 4 + [_INDEX] * 6 + [_INT] * 3,
     "depthwise_input_gradient": [_POINTER] * 4 + [_INDEX] * 6 + [_INT] * 2,
     "depthwise_weight_gradient": [_POINTER] * 4 + [_INDEX] * 6 + [_INT] * 3,
-    # Images, height, width, channels, output channels.
-    "conv3x3_weights_size": [_INDEX] * 2,
-    "conv3x3_scratch_size": [_INDEX] * 5 + [_INT],
-    "conv3x3_weights": [_ARRAY] * 2 + [_INDEX] * 2 + [_POINTER, _INT],
-    "conv3x3": [_POINTER] * 5 + [_INDEX] * 5 + [_POINTER, _INT],
-    "conv3x3_weight_gradient": [_POINTER] * 5 + [_INDEX] * 5 + [_POINTER, _INT],
+    # What is computed; images, height, width, channels, output channels, stride, threads.
+    "conv3x3_scratch_size": [_INT] + [_INDEX] * 5 + [_INT] * 2,
+    "conv3x3": [_INT] + [_POINTER] * 2 + [_ARRAY] + [_POINTER] * 3 + [_INDEX] * 5 + [_INT, _POINTER, _INT],
+    "conv3x3_weight_gradient": [_POINTER] * 4 + [_INDEX] * 5 + [_INT, _POINTER, _INT],
     "channel_means": [_POINTER] + [_INDEX] * 3 + [_POINTER, _INT],
     "scale_channels": [_POINTER] * 2 + [_INDEX] * 3 + [_POINTER, _INT],
     "factor_gradients": [_POINTER] * 2 + [_INDEX] * 3 + [_POINTER, _INT],

@@ -94,7 +94,7 @@ INLINE void multiply_block(Product p, const int rows, const int vectors) {
     }
 
 /* All rows, by as many at a time as there are registers for. */
-INLINE void multiply_panel(Product p) {
+static __attribute__((noinline)) void multiply_panel(Product p) {
     MULTIPLY_BLOCKS(ROWS)
 #ifdef __AVX512F__
     MULTIPLY_BLOCKS(8)
