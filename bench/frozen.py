@@ -1,11 +1,13 @@
 """Fine-tuning with frozen stages: their maps computed once a view and kept, or in each epoch, or by torch.
 
-The first table has the speed of `vertebra train`'s own loop on photos of Caltech-101, decoding included: the frozen
-stages in torch as the others are, by ONNX Runtime for new crops in each epoch, while the maps of views are made, and
-once they are there; training steps are computed as `speed=auto` chooses. Beside it is what the MACs of the network
-allow: backward passes take twice those of the forward pass, and the frozen stages have none, so that leaving them out
-cannot make an epoch faster than (frozen + 3 × trained) / (3 × trained). The second table has whole runs of the command
-on 30 photos of each class, and their accuracy on others.
+The first table has the speed of `vertebra train`'s own loop on photos of Caltech-101, decoding included: all stages
+in torch, the frozen ones by ONNX Runtime for new crops in each epoch, while the maps of views are made, and once
+they are there. Where not all are torch's, the steps of the trained stages are computed as `speed=auto` chooses.
+Beside it is what the MACs of the network allow: backward passes take twice those of the forward pass, and the
+frozen stages have none, so that leaving them out cannot make an epoch faster than (frozen + 3 × trained) / (3 ×
+trained).
+
+The second table has whole runs of the command on 30 photos of each class, and their accuracy on others.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ DATA = _common.ROOT.parent / "shared" / "data" / "caltech101"
 PACKAGES = ("torch", "torchvision", "onnxruntime")
 FREEZE = 4
 # Network -> photos of an epoch: an epoch of the slowest takes half a minute.
-NETWORKS = {"mobilenet_v2": 384, "efficientnet_lite0": 384, "resnet18": 256, "resnet50": 256}
+NETWORKS = {"mobilenet_v2": 384, "efficientnet_lite0": 384, "resnet18": 768, "resnet50": 512}
 TRAINED, CHOSE, TESTED = 15, 5, 20  # photos of a class
 SIZE = 128  # pixels of the whole runs, so that they take minutes
 

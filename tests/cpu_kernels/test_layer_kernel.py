@@ -1,4 +1,8 @@
-"""Convolutions by kernels compute the gradients that are asked for, and no others."""
+"""Convolutions by kernels compute the gradients that are asked for, no others, with as many threads as there are."""
+
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -33,3 +37,35 @@ def test_frozen_weights_need_none_of_their_own(build):
     kernel(x).sum().backward()
     assert kernel.layer.weight.grad is None
     assert x.grad is not None
+
+
+FEWER_THREADS = """
+import torch
+from torch import nn
+from vertebra.cpu_kernels import fuse
+
+torch.manual_seed(0)
+torch.set_num_threads(1)
+network = nn.Sequential(
+    nn.Conv2d(3, 32, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
+    nn.Conv2d(32, 48, 3, padding=1, bias=False), nn.BatchNorm2d(48), nn.SiLU(),
+    nn.Conv2d(48, 48, 3, padding=1, groups=48, bias=False),
+    nn.Conv2d(48, 320, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(320),
+).train()
+x, factors = torch.randn(8, 3, 24, 24), torch.randn(8, 320, 12, 12)
+
+def gradients(module):
+    return torch.autograd.grad((module(x) * factors).sum(), list(network.parameters()))
+
+expected = gradients(network)
+torch.get_num_threads = lambda: 3
+print(max(float((a - b).norm() / b.norm()) for a, b in zip(gradients(fuse(network)), expected)))
+"""
+
+
+def test_openmp_may_give_fewer_threads_than_are_asked_for():
+    command = [sys.executable, "-W", "ignore", "-c", FEWER_THREADS]
+    done = subprocess.run(
+        command, env={**os.environ, "OMP_THREAD_LIMIT": "1"}, capture_output=True, text=True, check=True, timeout=100
+    )
+    assert float(done.stdout) < 1e-4

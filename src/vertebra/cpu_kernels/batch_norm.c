@@ -28,7 +28,8 @@ typedef struct {
 /* Adds `count` rows from the `first` on to sums (2, channels), or writes them. */
 typedef void Rows(const Pass *pass, Index first, Index count, float *sums);
 
-static Index first_row(const Pass *pass, int thread) { return pass->rows * thread / pass->threads; }
+/* OpenMP may give fewer threads than are asked for. */
+static Index first_row(const Pass *pass, int thread) { return pass->rows * thread / omp_get_num_threads(); }
 
 /* The first (2, channels) of totals (threads, 2, channels) get the sums; sums (threads, 2, channels) is scratch. */
 static void sum_rows(const Pass *pass, Rows *add, double *totals, float *sums) {

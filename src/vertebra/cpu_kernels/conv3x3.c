@@ -541,9 +541,9 @@ INLINE void transform_phase_sums(const Phase phase, float *found, const float *s
         }
 }
 
-static void transform_sums(float *found, const float *sums, Plan plan, Index panel) {
+static void transform_sums(float *found, const float *sums, Index teams, Plan plan, Index panel) {
     Phase phase = plan.is_whole ? WHOLE : (Phase)(panel % plan.panels.phases);
-    WITH_PHASE(transform_phase_sums, phase, found, sums, plan.teams, plan.panels_size, plan.panels, panel)
+    WITH_PHASE(transform_phase_sums, phase, found, sums, teams, plan.panels_size, plan.panels, panel)
 }
 
 /* The input and the gradient of the output → that of the weights, (out_channels, 3, 3, channels). */
@@ -555,13 +555,14 @@ void conv3x3_weight_gradient(const float *maps, const float *gradients, const fl
     Index panels = panel_count(plan.panels), square = span(plan.is_whole) * span(plan.is_whole), items = panels * square;
 #pragma omp parallel num_threads(threads)
     {
-        Index member = omp_get_thread_num(), members = omp_get_num_threads();
-        Index team = plan.teams > 1 ? member : 0, place = member - team, places = plan.teams > 1 ? 1 : members;
+        Index member = omp_get_thread_num(), members = omp_get_num_threads(); /* may be fewer than are asked for */
+        Index teams = plan.teams > 1 ? members : 1, team = teams > 1 ? member : 0, place = member - team,
+              places = members / teams;
         Index from, to, first, last;
         Tiles in = tiles_at(plan.in_tiles, scratch + team * (plan.in_size + plan.out_size));
         Tiles out = tiles_at(plan.out_tiles, in.values + plan.in_size);
         float *sums = all_sums + (plan.by_panels ? member : team) * plan.panels_size;
-        find_share(&from, &to, plan.grid.all, team, plan.teams);
+        find_share(&from, &to, plan.grid.all, team, teams);
         for (Index base = from; base < to; base += plan.size) {
             Index tiles = least(plan.size, to - base);
             find_share(&first, &last, tiles, place, places);
@@ -574,7 +575,7 @@ void conv3x3_weight_gradient(const float *maps, const float *gradients, const fl
 #pragma omp for schedule(dynamic)
                 for (Index panel = 0; panel < panels; panel++) {
                     for (Index part = 0; part < square; part++) add_products(sums, in, out, plan, tiles, panel, part, 0);
-                    transform_sums(found, sums, plan, panel);
+                    transform_sums(found, sums, 1, plan, panel);
                 }
                 continue;
             }
@@ -590,7 +591,7 @@ void conv3x3_weight_gradient(const float *maps, const float *gradients, const fl
 #pragma omp barrier
 #pragma omp for schedule(static)
             for (Index panel = 0; panel < panels; panel++)
-                transform_sums(found, all_sums + panel * plan.panels.panel, plan, panel);
+                transform_sums(found, all_sums + panel * plan.panels.panel, teams, plan, panel);
         }
     }
 }

@@ -287,10 +287,10 @@ void depthwise_weight_gradient(const float *x, const float *dy, const float *zer
     memset(sums, 0, threads * size * sizeof *sums);
 #pragma omp parallel num_threads(threads)
     {
-        int thread = omp_get_thread_num();
-        Index last = images * out_height * (thread + 1) / threads;
+        int thread = omp_get_thread_num(), members = omp_get_num_threads(); /* may be fewer than are asked for */
+        Index last = images * out_height * (thread + 1) / members;
         float *sum = sums + thread * size;
-        for (Index row = images * out_height * thread / threads; row < last; row++) {
+        for (Index row = images * out_height * thread / members; row < last; row++) {
             const float *rows[MAX_KERNEL], *image = x + row / out_height * height * width * channels;
             Index top = row % out_height * stride - kernel / 2;
             find_rows(rows, image, zeros, top, 1, kernel, height, width * channels);
