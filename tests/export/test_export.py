@@ -51,6 +51,28 @@ def lite0(tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
     return export("efficientnet_lite0", tmp_path_factory.mktemp("lite0") / "lite0.onnx")
 
 
+@pytest.mark.parametrize(
+    "images",
+    [
+        "photos",
+        Path("photos"),
+        ["photos/1.jpg"],
+        [np.zeros((64, 64, 3), np.float32)],
+        np.zeros((2, 3, 64, 64), np.uint8),
+    ],
+    ids=["folder", "path", "files", "float", "channels first"],
+)
+def test_images_that_are_not_pixels_at_the_crop_size(tmp_path: Path, images: Any) -> None:
+    with pytest.raises(UsageError, match=r"images\[0\] is .*; images takes pixels, arrays \(64, 64, 3\) of uint8"):
+        export(out=tmp_path / "own.onnx", images=images, **own())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_is_short(lite0: ExportReport) -> None:
+    assert len(lite0.card.classes) == 1000
+    assert len(repr(lite0)) < 1000
+
+
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 

@@ -40,7 +40,7 @@ class ExportReport:
     """What was written, and the measurements made for it."""
 
     path: Path
-    card: Card
+    card: Card = field(repr=False)  # with all class names
     size: int  # bytes
     max_difference: float  # of any probability between torch and the float graph
     timings: dict[str, float] = field(default_factory=dict)  # seconds a step
@@ -81,7 +81,7 @@ def export(
         options: as `prepare` takes them (weights, architecture, classes, …).
 
     Raises:
-        UsageError: an argument is not allowed.
+        UsageError: an argument is not allowed, or an image not as it should be.
         WeightsError: the weights cannot be fetched or do not fit.
         ExportError: the graph differs from torch, int8 loses too much, is not proven not to, or is not faster, or the
             file cannot be written. Nothing is left behind.
@@ -100,6 +100,7 @@ def export(
     with _timed(timings, "load"):
         prepared = model if isinstance(model, Prepared) else prepare(model, **options)
         card = prepared.card
+        images = _checked_images(images, card.preprocessing.crop_size)
         network = copy_for_export(prepared.network, card.preprocessing)
     progress("tracing", 1, 3)
     with _timed(timings, "trace"):
@@ -112,8 +113,6 @@ def export(
         onnx.checker.check_model(graph, full_check=True)
     progress("verifying", 2, 3)
     with _timed(timings, "prove"):
-        if images is None or not len(images):
-            images = list(synthetic_photos(10, card.preprocessing.crop_size))
         difference = verify_against_torch(graph.SerializeToString(), network, card, images)
     report = None
     if calibration is not None:
@@ -138,6 +137,21 @@ def export(
         raise _write_error(path, error, len(content)) from error
     progress("done", 3, 3)
     return ExportReport(path, replace(card, content_sha256=digest), len(content), difference, timings, report)
+
+
+def _checked_images(images: Any, crop_size: int) -> Sequence[Pixels]:
+    """Return synthetic ones where there are none; a UsageError if they are not pixels at the crop size."""
+    wanted = f"({crop_size}, {crop_size}, 3) of uint8"
+    given: Any = [images] if isinstance(images, (str, os.PathLike)) else [] if images is None else images
+    for number, image in enumerate(given):
+        is_array = isinstance(image, np.ndarray)
+        found = f"({', '.join(map(str, image.shape))}) of {image.dtype}" if is_array else f"{image!r:.100}"
+        if found != wanted:
+            raise UsageError(
+                f"images[{number}] is {found}; images takes pixels, arrays {wanted}. "
+                "`vertebra export --images FOLDER` reads photos."
+            )
+    return given if len(given) else list(synthetic_photos(10, crop_size))
 
 
 @contextmanager
