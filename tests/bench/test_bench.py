@@ -16,6 +16,7 @@ from vertebra.synthetic_photos import synthetic_photos
 QUICK = {"batches": (2,), "turns": 1, "seconds": 0.01, "threads": 1}
 
 
+@pytest.mark.slow
 def test_each_backend_is_timed(tiny_model):
     said = []
     found = list(

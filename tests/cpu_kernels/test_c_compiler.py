@@ -85,6 +85,7 @@ def test_a_cache_that_cannot_be_written(counting_compiler, tmp_path):
     assert tmp_path not in path.parents
 
 
+@pytest.mark.slow
 def test_torchs_threads_are_shared(kernels):
     """Another OpenMP library has threads of its own, which wait for work while torch's do theirs."""
     code = """
