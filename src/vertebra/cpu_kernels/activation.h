@@ -3,10 +3,9 @@
 #ifndef ACTIVATION_H
 #define ACTIVATION_H
 
-#include <stdint.h>
 #include <string.h>
 
-#define INLINE static inline __attribute__((always_inline))
+#include "threads.h"
 
 enum { NONE = 0, RELU = 1, RELU6 = 2, SILU = 3 };
 

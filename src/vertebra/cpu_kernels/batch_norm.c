@@ -8,11 +8,8 @@
  */
 
 #include <math.h>
-#include <omp.h>
 
 #include "activation.h"
-
-typedef int64_t Index;
 
 enum { BLOCK = 128 }; /* rows that are summed in float32, before the sum is added to one in float64 */
 
@@ -28,20 +25,17 @@ typedef struct {
 /* Adds `count` rows from the `first` on to sums (2, channels), or writes them. */
 typedef void Rows(const Pass *pass, Index first, Index count, float *sums);
 
-/* OpenMP may give fewer threads than are asked for. */
-static Index first_row(const Pass *pass, int thread) { return pass->rows * thread / omp_get_num_threads(); }
-
 /* The first (2, channels) of totals (threads, 2, channels) get the sums; sums (threads, 2, channels) is scratch. */
 static void sum_rows(const Pass *pass, Rows *add, double *totals, float *sums) {
     Index size = 2 * pass->channels;
     memset(totals, 0, pass->threads * size * sizeof *totals);
 #pragma omp parallel num_threads(pass->threads)
     {
-        int thread = omp_get_thread_num();
-        Index end = first_row(pass, thread + 1);
+        Index first, end, thread = omp_get_thread_num();
+        find_own_share(&first, &end, pass->rows);
         double *total = totals + thread * size;
         float *sum = sums + thread * size;
-        for (Index row = first_row(pass, thread); row < end; row += BLOCK) {
+        for (Index row = first; row < end; row += BLOCK) {
             memset(sum, 0, size * sizeof *sum);
             add(pass, row, end - row < BLOCK ? end - row : BLOCK, sum);
             for (Index c = 0; c < size; c++) total[c] += sum[c];
@@ -54,9 +48,9 @@ static void sum_rows(const Pass *pass, Rows *add, double *totals, float *sums) {
 static void write_rows(const Pass *pass, Rows *write) {
 #pragma omp parallel num_threads(pass->threads)
     {
-        int thread = omp_get_thread_num();
-        Index end = first_row(pass, thread + 1);
-        for (Index row = first_row(pass, thread); row < end; row += BLOCK)
+        Index first, end;
+        find_own_share(&first, &end, pass->rows);
+        for (Index row = first; row < end; row += BLOCK)
             write(pass, row, end - row < BLOCK ? end - row : BLOCK, 0);
     }
 }

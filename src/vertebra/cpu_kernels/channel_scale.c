@@ -3,11 +3,9 @@
  * Maps are float32 in channels-last memory (images, pixels, channels); each image is one thread's.
  */
 
-#include <omp.h>
-#include <stdint.h>
 #include <string.h>
 
-typedef int64_t Index;
+#include "threads.h"
 
 /* means (images, channels) */
 void channel_means(const float *x, Index images, Index pixels, Index channels, float *means, int threads) {

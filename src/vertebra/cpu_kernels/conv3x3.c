@@ -21,8 +21,6 @@
  * threads share the transforms, and then the parts.
  */
 
-#include <omp.h>
-
 #include "conv3x3_passes.h"
 
 enum {
@@ -56,9 +54,9 @@ static Plan make_plan(Use use, Index images, Index height, Index width, Index ch
     Plan p = {.is_whole = stride == 1, .grid = {images * of_image, of_image, tiles_across},
               .in = use == INPUT_GRADIENT ? small : large, .out = use == INPUT_GRADIENT ? large : small};
     Index in_columns = p.in.phases * p.in.channels, out_columns = p.out.phases * p.out.channels, all = p.grid.all;
-    Index square = span(p.is_whole) * span(p.is_whole);
-    p.panels = use == WEIGHT_GRADIENT ? panels_at(NULL, p.is_whole, p.out.channels, p.in.channels, p.in.phases)
-                                      : panels_at(NULL, p.is_whole, in_columns, p.out.channels, p.out.phases);
+    Index square = part_count(p.is_whole);
+    p.panels = use == WEIGHT_GRADIENT ? panels_of(p.is_whole, p.out.channels, p.in.channels, p.in.phases)
+                                      : panels_of(p.is_whole, in_columns, p.out.channels, p.out.phases);
     Index count = panel_count(p.panels), weights = count * p.panels.panel;
     p.by_panels = weights > MUCH && square * all * in_columns < weights && count >= threads;
     int is_shared = use == WEIGHT_GRADIENT && (p.by_panels || weights > OWN || all < threads);
@@ -85,7 +83,7 @@ static Plan make_plan(Use use, Index images, Index height, Index width, Index ch
 static void compute_outputs(float *output, const float *bias, Tiles in, Tiles out, Panels p, Plan plan, Index base,
                             Index tiles, Index first, Index last) {
     Index blocks = (tiles + ROWS - 1) / ROWS, rows = p.rows / plan.in.phases;
-    for (int part = 0; part < span(plan.is_whole) * span(plan.is_whole); part++) {
+    for (int part = 0; part < part_count(plan.is_whole); part++) {
         int count, phase = first_phase(plan.is_whole, part, &count);
         Index skipped = plan.in.phases > 1 ? phase * rows : 0, terms = plan.in.phases > 1 ? count * rows : rows;
         for (Index panel = first; panel < last; panel++) {
@@ -131,9 +129,9 @@ void conv3x3(int use, const float *maps, const float *weights, const Index *stri
     Index panels = panel_count(plan.panels);
 #pragma omp parallel num_threads(threads)
     {
-        Index first, last, member = omp_get_thread_num(), members = omp_get_num_threads();
+        Index first, last, member = omp_get_thread_num();
         Panels p = plan.panels;
-        find_share(&first, &last, plan.grid.all, member, members);
+        find_own_share(&first, &last, plan.grid.all);
         if (plan.by_panels) {
             Tiles in = tiles_at(plan.in_tiles, scratch);
             Tiles out = tiles_at(plan.out_tiles, scratch + plan.in_size + member * (plan.out_size + plan.panels_size));
@@ -185,7 +183,7 @@ void conv3x3_weight_gradient(const float *maps, const float *gradients, const fl
                              int threads) {
     Plan plan = make_plan(WEIGHT_GRADIENT, images, height, width, channels, out_channels, stride, threads);
     float *all_sums = scratch + plan.teams * (plan.in_size + plan.out_size);
-    Index panels = panel_count(plan.panels), square = span(plan.is_whole) * span(plan.is_whole), items = panels * square;
+    Index panels = panel_count(plan.panels), square = part_count(plan.is_whole), items = panels * square;
 #pragma omp parallel num_threads(threads)
     {
         Index member = omp_get_thread_num(), members = omp_get_num_threads(); /* may be fewer than are asked for */

@@ -165,9 +165,9 @@ typedef struct {
     Index part, panel; /* distances */
 } Panels;
 
-static Panels panels_at(float *values, int is_whole, Index rows, Index columns, int phases) {
+static Panels panels_of(int is_whole, Index rows, Index columns, int phases) {
     Index part = rows * PANEL + LINE;
-    return (Panels){values, rows, columns, phases, part, span(is_whole) * span(is_whole) * part};
+    return (Panels){NULL, rows, columns, phases, part, part_count(is_whole) * part};
 }
 
 static Index panel_count(Panels p) { return (p.columns + PANEL - 1) / PANEL * p.phases; }
@@ -182,7 +182,7 @@ typedef struct {
 
 /* LANES×LANES of them, to where columns are adjacent; rows or columns are adjacent in the weights, too. */
 static void read_block(float block[9][LANES][LANES], Weights w, const float *corner) {
-    Index far = w.column == 1 ? w.row : w.column, near = w.column == 1 ? 1 : w.row;
+    Index far = w.column == 1 ? w.row : w.column;
     for (int y = 0; y < 3; y++)
         for (int x = 0; x < 3; x++)
             for (int j = 0; j < LANES; j++) {
@@ -191,7 +191,7 @@ static void read_block(float block[9][LANES][LANES], Weights w, const float *cor
                 if (w.column == 1)
                     store(block[3 * y + x][j], load(from));
                 else
-                    for (int i = 0; i < LANES; i++) block[3 * y + x][i][j] = from[i * near];
+                    for (int i = 0; i < LANES; i++) block[3 * y + x][i][j] = from[i * w.row];
             }
 }
 

@@ -9,13 +9,10 @@
  * for bit from run to run with the same number of threads.
  */
 
-#include <omp.h>
-#include <stdint.h>
 #include <string.h>
 
-#define INLINE static inline __attribute__((always_inline))
+#include "threads.h"
 
-typedef int64_t Index;
 typedef float Vector __attribute__((vector_size(64), aligned(4), may_alias));
 
 enum {
@@ -287,10 +284,10 @@ void depthwise_weight_gradient(const float *x, const float *dy, const float *zer
     memset(sums, 0, threads * size * sizeof *sums);
 #pragma omp parallel num_threads(threads)
     {
-        int thread = omp_get_thread_num(), members = omp_get_num_threads(); /* may be fewer than are asked for */
-        Index last = images * out_height * (thread + 1) / members;
-        float *sum = sums + thread * size;
-        for (Index row = images * out_height * thread / members; row < last; row++) {
+        Index first, last;
+        find_own_share(&first, &last, images * out_height);
+        float *sum = sums + omp_get_thread_num() * size;
+        for (Index row = first; row < last; row++) {
             const float *rows[MAX_KERNEL], *image = x + row / out_height * height * width * channels;
             Index top = row % out_height * stride - kernel / 2;
             find_rows(rows, image, zeros, top, 1, kernel, height, width * channels);

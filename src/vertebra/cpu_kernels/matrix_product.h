@@ -3,12 +3,9 @@
 #ifndef MATRIX_PRODUCT_H
 #define MATRIX_PRODUCT_H
 
-#include <stdint.h>
+#include "threads.h"
 
-#define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
-
-typedef int64_t Index;
 
 enum {
 #ifdef __AVX512F__
@@ -28,11 +25,6 @@ INLINE Vector load(const float *p) { return *(const Vector *)p; }
 INLINE void store(float *p, Vector v) { *(Vector *)p = v; }
 INLINE Vector splat(float value) { return value - (Vector){0}; }
 INLINE Index least(Index a, Index b) { return a < b ? a : b; }
-
-/* Share `member` of `members` of `count` things: *first … *last - 1. */
-INLINE void find_share(Index *first, Index *last, Index count, Index member, Index members) {
-    *first = count * member / members, *last = count * (member + 1) / members;
-}
 
 /* c (rows, columns) = a (rows, terms) × b (terms, columns), columns at most PANEL. */
 typedef struct {

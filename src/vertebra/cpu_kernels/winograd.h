@@ -21,6 +21,7 @@ INLINE int is_odd_column(Phase phase) { return phase == ODD_ODD || phase == EVEN
 
 /* Along rows or columns: how many parts, of any phase or of one; weights; and which weight number i is. */
 INLINE int span(int is_whole) { return is_whole ? 6 : 5; }
+INLINE int part_count(int is_whole) { return span(is_whole) * span(is_whole); }
 INLINE int parts(Phase phase, int is_odd) { return phase == WHOLE ? 6 : is_odd ? 5 : 4; }
 INLINE int taps(Phase phase, int is_odd) { return phase == WHOLE ? 3 : is_odd ? 2 : 1; }
 INLINE int tap(Phase phase, int is_odd, int i) { return phase == WHOLE ? i : is_odd ? 2 * i : 1; }
