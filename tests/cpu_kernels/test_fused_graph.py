@@ -11,6 +11,7 @@ from torch import nn
 
 from vertebra.cpu_kernels import KernelError, fuse
 from vertebra.cpu_kernels.batch_norm import BatchNormActivation, ConcatBatchNormActivation
+from vertebra.cpu_kernels.conv1x1 import Conv1x1
 
 NETWORKS = [
     ("vgg", {"batch_norm": True}),
@@ -61,13 +62,22 @@ def test_a_step_is_that_of_the_network(tiny_network, family, options):
 # Of the papers' networks: (activation, what else is fused) -> batch norms; other kernels.
 COUNTS = {
     "vgg16_bn": ({("ReLU", None): 13}, {"Conv3x3": 12}),
-    "googlenet": ({("ReLU", None): 59}, {"Conv3x3": 15}),
-    "resnet50": ({("ReLU", None): 33, ("ReLU", "shortcut"): 16, ("Identity", None): 4}, {"Conv3x3": 16}),
-    "densenet121": ({("ReLU", None): 59, ("ReLU", "concatenation"): 62}, {"Conv3x3": 58}),
-    "mobilenet_v2": ({("ReLU6", None): 35, ("Identity", None): 7, ("Identity", "shortcut"): 10}, {"DepthwiseConv": 17}),
+    "googlenet": ({("ReLU", None): 59}, {"Conv3x3": 15, "Conv1x1WithStatistics": 37}),
+    "resnet50": (
+        {("ReLU", None): 33, ("ReLU", "shortcut"): 16, ("Identity", None): 4},
+        {"Conv3x3": 16, "Conv1x1WithStatistics": 36},
+    ),
+    "densenet121": (
+        {("ReLU", None): 59, ("ReLU", "concatenation"): 62},
+        {"Conv3x3": 58, "Conv1x1WithStatistics": 58, "Conv1x1": 3},
+    ),
+    "mobilenet_v2": (
+        {("ReLU6", None): 35, ("Identity", None): 7, ("Identity", "shortcut"): 10},
+        {"DepthwiseConv": 17, "Conv1x1WithStatistics": 32},
+    ),
     "efficientnet_b0": (
         {("SiLU", None): 33, ("Identity", None): 16},
-        {"DepthwiseConv": 16, "FusedSqueezeExcitation": 16},
+        {"DepthwiseConv": 16, "FusedSqueezeExcitation": 16, "Conv1x1WithStatistics": 30},
     ),
 }
 
@@ -85,7 +95,7 @@ def test_what_is_fused(name):
             assert not isinstance(layer, nn.BatchNorm2d)
             if isinstance(layer, BatchNormActivation):
                 concatenates = type(layer) is ConcatBatchNormActivation
-                also = "concatenation" if concatenates else "shortcut" if len(node.args) == 2 else None
+                also = "concatenation" if concatenates else "shortcut" if node.args[1] is not None else None
                 norms[type(layer.activation).__name__, also] += 1
             elif type(layer).__module__.startswith("vertebra.cpu_kernels"):
                 kernels[type(layer).__name__] += 1
@@ -136,5 +146,5 @@ def test_transitions_pool_first():
     assert len(pools) == 3
     for pool in pools:
         (user,) = pool.users
-        assert isinstance(module.get_submodule(user.target), nn.Conv2d)
+        assert isinstance(module.get_submodule(user.target), Conv1x1)
         assert isinstance(module.get_submodule(pool.args[0].target), BatchNormActivation)

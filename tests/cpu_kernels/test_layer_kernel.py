@@ -10,6 +10,7 @@ pytest.importorskip("torch")
 import torch
 from torch import nn
 
+from vertebra.cpu_kernels.conv1x1 import Conv1x1
 from vertebra.cpu_kernels.conv3x3 import Conv3x3
 from vertebra.cpu_kernels.depthwise import DepthwiseConv
 
@@ -18,22 +19,30 @@ def dense():
     return Conv3x3(nn.Conv2d(32, 48, 3, padding=1, bias=False))
 
 
+def pointwise():
+    return Conv1x1(nn.Conv2d(32, 48, 1, bias=False))
+
+
+def strided():
+    return Conv1x1(nn.Conv2d(32, 48, 1, stride=2, bias=False))
+
+
 def depthwise():
     return DepthwiseConv(nn.Conv2d(32, 32, 3, padding=1, groups=32, bias=False))
 
 
-@pytest.mark.parametrize("build", [dense, depthwise])
+@pytest.mark.parametrize("build", [dense, pointwise, strided, depthwise])
 def test_a_first_layer_needs_no_gradient_of_its_input(build):
     kernel = build()
-    kernel(torch.randn(1, 32, 20, 20)).sum().backward()
+    kernel(torch.randn(4, 32, 20, 20)).sum().backward()
     assert kernel.layer.weight.grad is not None
     assert kernel.layer.weight.grad.shape == kernel.layer.weight.shape
 
 
-@pytest.mark.parametrize("build", [dense, depthwise])
+@pytest.mark.parametrize("build", [dense, pointwise, strided, depthwise])
 def test_frozen_weights_need_none_of_their_own(build):
     kernel = build().requires_grad_(False)
-    x = torch.randn(1, 32, 20, 20, requires_grad=True)
+    x = torch.randn(4, 32, 20, 20, requires_grad=True)
     kernel(x).sum().backward()
     assert kernel.layer.weight.grad is None
     assert x.grad is not None
@@ -50,6 +59,7 @@ network = nn.Sequential(
     nn.Conv2d(3, 32, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
     nn.Conv2d(32, 48, 3, padding=1, bias=False), nn.BatchNorm2d(48), nn.SiLU(),
     nn.Conv2d(48, 48, 3, padding=1, groups=48, bias=False),
+    nn.Conv2d(48, 48, 1, bias=False), nn.BatchNorm2d(48),
     nn.Conv2d(48, 320, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(320),
 ).train()
 x, factors = torch.randn(8, 3, 24, 24), torch.randn(8, 320, 12, 12)

@@ -10,6 +10,7 @@
 #include <math.h>
 
 #include "activation.h"
+#include "channel_statistics.h"
 
 enum { BLOCK = 128 }; /* rows that are summed in float32, before the sum is added to one in float64 */
 
@@ -41,8 +42,7 @@ static void sum_rows(const Pass *pass, Rows *add, double *totals, float *sums) {
             for (Index c = 0; c < size; c++) total[c] += sum[c];
         }
     }
-    for (int thread = 1; thread < pass->threads; thread++)
-        for (Index c = 0; c < size; c++) totals[c] += totals[thread * size + c];
+    add_threads(totals, size, pass->threads);
 }
 
 static void write_rows(const Pass *pass, Rows *write) {
@@ -107,11 +107,7 @@ void channel_statistics(const float *x, Index rows, Index channels, double *stat
                         int threads) {
     Pass pass = {.rows = rows, .channels = channels, .threads = threads, .x = x};
     sum_rows(&pass, sum_values, totals, sums);
-    for (Index c = 0; c < channels; c++) {
-        double offset = totals[c] / rows, variance = totals[channels + c] / rows - offset * offset;
-        statistics[c] = x[c] + offset;
-        statistics[channels + c] = variance < 0 ? 0 : variance; /* NaN stays NaN */
-    }
+    find_statistics(statistics, totals, x, rows, channels);
 }
 
 /* y = activation(batch_norm(concatenation of the pieces) + shortcut); `shortcut` may be NULL, and is where there are

@@ -29,10 +29,11 @@ class BatchNormActivation(nn.Module):
         super().__init__()
         self.norm, self.activation = norm, activation
 
-    def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
-        """Call the kernel if it computes what the layers would."""
+    def forward(self, x: Tensor, shortcut: Tensor | None = None, statistics: Tensor | None = None) -> Tensor:
+        """Call the kernel if it computes what the layers would; `statistics` are those of x, if they are known."""
         if self.norm.training and has_kernel(x):
-            return _normalise(self.norm, self.activation, [x], [channel_statistics(x)], shortcut)
+            found = channel_statistics(x) if statistics is None else statistics
+            return _normalise(self.norm, self.activation, [x], [found], shortcut)
         y = self.norm(x)
         activated: Tensor = self.activation(y if shortcut is None else y + shortcut)
         return activated

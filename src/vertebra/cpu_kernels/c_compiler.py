@@ -1,6 +1,6 @@
 """Compile this package's C sources for this processor, once, into the cache.
 
-Like torch's own compiler this needs a C compiler (GCC) on the machine, but it takes about 4 s instead of minutes.
+Like torch's own compiler this needs a C compiler (GCC) on the machine, but it takes about 5 s instead of minutes.
 """
 
 from __future__ import annotations

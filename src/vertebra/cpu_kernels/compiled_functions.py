@@ -44,6 +44,11 @@ _PARAMETERS: dict[str, list[Any]] = {
     "depthwise_forward": [_POINTER] * 4 + [_INDEX] * 6 + [_INT] * 3,
     "depthwise_input_gradient": [_POINTER] * 4 + [_INDEX] * 6 + [_INT] * 2,
     "depthwise_weight_gradient": [_POINTER] * 4 + [_INDEX] * 6 + [_INT] * 3,
+    # Pixels, channels, output channels, threads.
+    "conv1x1_scratch_size": [_INDEX] * 3 + [_INT],
+    "conv1x1": [_POINTER] * 2 + [_INDEX] * 2 + [_POINTER] * 2 + [_INDEX] * 3 + [_POINTER] * 2 + [_INT],
+    "conv1x1_gradient_scratch_size": [_INDEX] * 3 + [_INT],
+    "conv1x1_weight_gradient": [_POINTER] * 3 + [_INDEX] * 3 + [_POINTER, _INT],
     # What is computed; images, height, width, channels, output channels, stride, threads.
     "conv3x3_scratch_size": [_INT] + [_INDEX] * 5 + [_INT] * 2,
     "conv3x3": [_INT] + [_POINTER] * 2 + [_ARRAY] + [_POINTER] * 3 + [_INDEX] * 5 + [_INT, _POINTER, _INT],

@@ -11,9 +11,10 @@ from torch.nn import functional as F
 
 from vertebra.models.layers import SqueezeExcitation
 
-from . import conv3x3, depthwise
+from . import conv1x1, conv3x3, depthwise
 from .batch_norm import ACTIVATIONS, BatchNormActivation, ConcatBatchNormActivation, can_fuse, shared_statistics
 from .compiled_functions import library
+from .conv1x1 import Conv1x1, Conv1x1WithStatistics
 from .conv3x3 import Conv3x3
 from .depthwise import DepthwiseConv
 from .pooling_order import pool_first
@@ -40,6 +41,8 @@ def fuse(network: nn.Module) -> fx.GraphModule:
             _fuse_norm(graph_module, node, layer)
         elif depthwise.can_replace(layer):
             _replace(graph_module, node, DepthwiseConv(layer))
+        elif conv1x1.can_replace(layer):
+            _replace(graph_module, node, Conv1x1(layer))
         elif conv3x3.can_replace(layer):
             _replace(graph_module, node, Conv3x3(layer))
         elif isinstance(layer, SqueezeExcitation):
@@ -90,13 +93,28 @@ def _fuse_norm(graph_module: fx.GraphModule, norm: fx.Node, layer: nn.BatchNorm2
         arguments: tuple[Any, ...] = pieces, [_statistics(graph_module.graph, piece) for piece in pieces]
         operation: nn.Module = ConcatBatchNormActivation(layer, activation)
     else:
-        arguments = (norm.args[0],) if shortcut is None else (norm.args[0], shortcut)
+        x, statistics = _with_statistics(graph_module, norm.args[0]) if layer.training else (norm.args[0], None)
+        arguments = x, shortcut, statistics
         operation = BatchNormActivation(layer, activation)
     with graph_module.graph.inserting_before(fused[-1]):
         new = _call(graph_module, f"{norm.name}_fused", operation, arguments)
     fused[-1].replace_all_uses_with(new)
     for node in reversed(fused):
         graph_module.graph.erase_node(node)
+
+
+def _with_statistics(graph_module: fx.GraphModule, node: Any) -> tuple[Any, fx.Node | None]:
+    """A map and its statistics, if the convolution that makes it can give them."""
+    layer = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    if type(layer) is not Conv1x1:
+        return node, None
+    graph = graph_module.graph
+    with graph.inserting_before(node):
+        both = _call(graph_module, f"{node.name}_statistics", Conv1x1WithStatistics(layer.layer), node.args)
+        output, statistics = (graph.call_function(operator.getitem, (both, part)) for part in range(2))
+    node.replace_all_uses_with(output)
+    graph.erase_node(node)
+    return output, statistics
 
 
 def _concatenation(norm: fx.Node) -> fx.Node | None:

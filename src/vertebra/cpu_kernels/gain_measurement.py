@@ -12,6 +12,7 @@ from vertebra.cache import read_json, write_json
 
 from .batch_norm import BatchNormActivation
 from .c_compiler import KernelError, compiled_library
+from .conv1x1 import Conv1x1
 from .conv3x3 import Conv3x3
 from .depthwise import DepthwiseConv
 
@@ -61,8 +62,9 @@ def _pair(activation: nn.Module) -> tuple[nn.Sequential, nn.Sequential]:
 
 def _check() -> None:
     """Compare one operation at a time, with an activation whose gradient does not jump where rounding differs."""
-    conv = nn.Conv2d(_SHAPE[1], _SHAPE[1], 3, padding=1)
-    pairs = *zip(*(_stages(sequence) for sequence in _pair(nn.SiLU())), strict=True), (conv, Conv3x3(conv))
+    small, large = (nn.Conv2d(_SHAPE[1], _SHAPE[1], 2 * i + 1, padding=i, bias=False) for i in range(2))
+    stages = zip(*(_stages(sequence) for sequence in _pair(nn.SiLU())), strict=True)
+    pairs = *stages, (small, Conv1x1(small)), (large, Conv3x3(large))
     for layer, kernel in pairs:
         x, gradient = torch.randn(2, 4, _SHAPE[1], 14, 14)
         expected, found = _results(layer, x, gradient), _results(kernel, x, gradient)

@@ -51,8 +51,7 @@ INLINE void multiply_block(Product p, const int rows, const int vectors) {
     const float *third[(ROWS + 2) / 3];
     UNROLL for (int i = 0; 3 * i < rows; i++) third[i] = p.a + 3 * i * p.a_row;
     UNROLL for (int i = 0; i < rows; i++)
-        UNROLL for (int j = 0; j < vectors; j++)
-            sum[i][j] = p.adds ? load(p.c + i * p.c_row + j * LANES) : splat(0);
+        UNROLL for (int j = 0; j < vectors; j++) sum[i][j] = splat(0);
     for (Index k = 0; k < p.terms; k++) {
         Vector factor[2];
         UNROLL for (int j = 0; j < vectors; j++) factor[j] = load(p.b + j * LANES);
@@ -74,7 +73,11 @@ INLINE void multiply_block(Product p, const int rows, const int vectors) {
         UNROLL for (int i = 0; 3 * i < rows; i++) third[i] += p.a_term;
     }
     UNROLL for (int i = 0; i < rows; i++)
-        UNROLL for (int j = 0; j < vectors; j++) store(p.c + i * p.c_row + j * LANES, sum[i][j]);
+        UNROLL for (int j = 0; j < vectors; j++) {
+            float *c = p.c + i * p.c_row + j * LANES;
+            if (p.adds) sum[i][j] += load(c); /* at the end: the error of a sum grows with the number of its terms */
+            store(c, sum[i][j]);
+        }
 }
 
 #define MULTIPLY_BLOCKS(count)                              \
