@@ -31,6 +31,15 @@ def test_means_of_an_epoch():
     assert found.means() == {}
 
 
+def test_a_resumed_epoch_goes_on():
+    found = metrics()
+    found.start_epoch([4.0, 1.0, 2.0])
+    found.add(2, 0.1, sums(6.0))
+    found.read(wait=True)
+    assert found.sums == [10.0, 2.0, 4.0]
+    assert found.means() == {"loss": 2.5, "accuracy": 0.5, "images_per_second": 2.0}  # of this process alone
+
+
 class Event:
     """As of a GPU: done when it is asked for the third time, or waited for."""
 

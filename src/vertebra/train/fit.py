@@ -110,6 +110,7 @@ class Trainer:
         # Reserve: the export takes about 12 s on two cores, and two validations about 30 ms for each photo.
         budget = Budget(self.settings, self.total_steps, state.seconds, 12 + 0.06 * len(self.val.labels))
         metrics = StepMetrics(self.now, _DIVERGED * math.log(max(2, self.network.num_classes)))
+        metrics.start_epoch(state.epoch_sums)
         self._saved_at = self._logged_at = self.now()
         self._started_at = self._saved_at - state.seconds
         if state.step and budget.is_spent(state.step):  # resumed with fewer epochs, or less time, than it has had
@@ -131,6 +132,7 @@ class Trainer:
             epoch_ended = state.step % self.epoch_steps == 0 or budget.is_spent(state.step)
             if epoch_ended or stop or save_due or log_due:
                 self._reject_divergence(state, metrics)
+                state.epoch_sums = [0.0] * 3 if epoch_ended else metrics.sums
             metrics.read(wait=False)
             if epoch_ended:
                 self._validate(state, {"lr": lr, **metrics.means()}, log)
@@ -260,7 +262,7 @@ class Trainer:
         self.network.load_state_dict(load_best(self.folder, state.best_step))
         self.step.optimizer.state.clear()
         self.average.reset()
-        state.step, state.epochs_since_best = state.best_step, 0
+        state.step, state.epochs_since_best, state.epoch_sums = state.best_step, 0, [0.0] * 3
         save(self.folder, state, self.network, self.step.optimizer, self.average.tensors, self.distributed)
         raise TrainError(
             f"{reason} at step {step:,} with a learning rate of {lr:.3g}. The run is rolled back to step "
@@ -273,6 +275,7 @@ class Trainer:
         reason = self.distributed.first_value(batch if isinstance(batch, str) else None)
         if isinstance(batch, str) or reason is not None:
             self._reject_divergence(state, metrics)
+            state.epoch_sums = metrics.sums
             self._save(state)
             raise self._unreadable_error(
                 f"{str(reason).rstrip('.')}. What was trained until step {state.step:,} is kept"

@@ -35,6 +35,7 @@ class TrainingState:
     best_score: float = -1.0  # validation accuracy
     best_loss: float = float("inf")
     epochs_since_best: int = 0
+    epoch_sums: list[float] = field(default_factory=lambda: [0.0] * 3)  # `StepMetrics.sums`
     finished: bool = False
     classes: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)

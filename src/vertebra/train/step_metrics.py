@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,10 +46,16 @@ class StepMetrics:
         self.diverged: Step | None = None  # the first step whose loss is above `highest_loss` or NaN
         self.start_epoch()
 
-    def start_epoch(self) -> None:
-        """Reset the sums."""
-        self._sums = torch.zeros(3, dtype=torch.float64)
-        self._start = self._now()
+    def start_epoch(self, sums: Sequence[float] = (0.0, 0.0, 0.0)) -> None:
+        """Reset the sums, or continue an epoch with those of its steps before."""
+        self._sums = torch.tensor(sums, dtype=torch.float64)
+        self._start, self._images_before = self._now(), sums[2]
+
+    @property
+    def sums(self) -> list[float]:
+        """Loss, correct predictions and images of the steps of the epoch that have been read."""
+        found: list[float] = self._sums.tolist()
+        return found
 
     def add(self, step: int, lr: float, sums: Tensor) -> None:
         """Add the sums of a launched step: (3,) loss, correct predictions and images."""
@@ -74,8 +80,8 @@ class StepMetrics:
 
     def means(self) -> dict[str, float]:
         """Return the means of the epoch; empty before the first step has been read."""
-        loss, correct, images = self._sums.tolist()
+        loss, correct, images = self.sums
         if not images:
             return {}
-        seconds = max(self._now() - self._start, 1e-9)
-        return {"loss": loss / images, "accuracy": correct / images, "images_per_second": images / seconds}
+        rate = (images - self._images_before) / max(self._now() - self._start, 1e-9)
+        return {"loss": loss / images, "accuracy": correct / images, "images_per_second": rate}
