@@ -38,6 +38,12 @@ def test_a_compiler_that_fails(monkeypatch, tmp_path):
     assert not list(tmp_path.glob("cache/**/*.so"))
 
 
+def test_a_compiler_that_fails_without_a_word(monkeypatch, tmp_path):
+    monkeypatch.setenv("CC", compiler_of(tmp_path / "mutecc", "exit 3"))
+    with pytest.raises(KernelError, match=r"mutecc failed \(exit status 3\)$"):
+        compiled_library()
+
+
 def test_a_compiler_that_hangs(monkeypatch, tmp_path):
     monkeypatch.setenv("CC", compiler_of(tmp_path / "slowcc", "exec sleep 60"))
     monkeypatch.setattr(c_compiler, "_SECONDS", 0.1)

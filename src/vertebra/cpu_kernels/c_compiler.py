@@ -74,8 +74,9 @@ def _run(command: list[str], folder: str) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise KernelError(f"{command[0]} did not run ({error})") from error
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or [""]
-        raise KernelError(f"{command[0]} failed ({lines[0].strip()})")
+        lines = done.stderr.splitlines() or [f"exit status {done.returncode}"]
+        line = next((line for line in lines if "error" in line), lines[0])
+        raise KernelError(f"{command[0]} failed ({line.strip()})")
 
 
 def _compiler() -> str:
