@@ -8,6 +8,16 @@ def _kernels(kernels):
     """For all tests of this folder."""
 
 
+@pytest.fixture(params=[1, 2, 3, 7])
+def threads(request):
+    """Numbers of threads that torch and the kernels have."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def assert_convolves():
     """A function of a kernel, its layer and an input: compares output and all gradients with torch's in float64."""

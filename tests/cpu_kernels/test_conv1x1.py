@@ -60,17 +60,12 @@ def test_an_output_larger_than_the_cache(assert_equal):
     assert_equal(conv1x1(24, 64), torch.randn(3, 24, 150, 150))
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3, 7])
-def test_the_number_of_threads_does_not_matter(assert_equal, threads):
+@pytest.mark.usefixtures("threads")
+def test_the_number_of_threads_does_not_matter(assert_equal):
     torch.manual_seed(0)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads)
-        assert_equal(conv1x1(64, 64), torch.randn(3, 64, 18, 18))
-        assert_equal(conv1x1(1024, 600), torch.randn(1, 1024, 21, 20))
-        assert_equal(conv1x1(48, 96, stride=2), torch.randn(1, 48, 40, 41))
-    finally:
-        torch.set_num_threads(before)
+    assert_equal(conv1x1(64, 64), torch.randn(3, 64, 18, 18))
+    assert_equal(conv1x1(1024, 600), torch.randn(1, 1024, 21, 20))
+    assert_equal(conv1x1(48, 96, stride=2), torch.randn(1, 48, 40, 41))
 
 
 @pytest.mark.parametrize("offset", [0, 1000])

@@ -54,17 +54,12 @@ def test_a_bias_is_added(assert_equal):
     assert_equal(conv3x3(bias=True), torch.randn(2, 32, 20, 20))
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3, 7])
-def test_the_number_of_threads_does_not_matter(assert_equal, threads):
+@pytest.mark.usefixtures("threads")
+def test_the_number_of_threads_does_not_matter(assert_equal):
     torch.manual_seed(0)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads)
-        assert_equal(conv3x3(64, 64), torch.randn(3, 64, 18, 18))
-        assert_equal(conv3x3(320, 528), torch.randn(9, 320, 7, 7))
-        assert_equal(conv3x3(256, 128, stride=2), torch.randn(1, 256, 40, 40))
-    finally:
-        torch.set_num_threads(before)
+    assert_equal(conv3x3(64, 64), torch.randn(3, 64, 18, 18))
+    assert_equal(conv3x3(320, 528), torch.randn(9, 320, 7, 7))
+    assert_equal(conv3x3(256, 128, stride=2), torch.randn(1, 256, 40, 40))
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-10, 1e10])

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .compiled_functions import library
-from .layer_kernel import has_kernel
+from .layer_kernel import empty_map, has_kernel
 
 # Numbers as in activation.h.
 ACTIVATIONS: dict[type[nn.Module], int] = {nn.Identity: 0, nn.ReLU: 1, nn.ReLU6: 2, nn.SiLU: 3}
@@ -110,7 +110,7 @@ class _BatchNormActivation(torch.autograd.Function):
             shortcut = shortcut.contiguous(memory_format=torch.channels_last)
         images, _, height, width = pieces[0].shape
         channels = len(weight)
-        y = torch.empty((images, channels, height, width), memory_format=torch.channels_last)
+        y = empty_map(images, channels, height, width)
         saved = torch.empty(4 * channels)
         library().batch_norm_forward(
             _pointers(pieces), _pointers(statistics), _channels(pieces), len(pieces), shortcut,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .compiled_functions import library
-from .layer_kernel import LayerKernel, has_kernel
+from .layer_kernel import LayerKernel, empty_map, has_kernel
 
 # Measured: with fewer channels, or fewer pixels in the batch, torch's take as long.
 _MIN_CHANNELS, _MIN_PIXELS = 24, 400
@@ -88,7 +88,7 @@ class _Conv1x1(torch.autograd.Function):
         if needs_x and ctx.stride == 1:
             dx = _product(dy, weight.view(weight.shape[:2]), None)
         elif needs_x:
-            like_x = torch.empty(ctx.size, memory_format=torch.channels_last)
+            like_x = empty_map(*ctx.size)
             stride = [ctx.stride, ctx.stride]
             dx = torch.ops.aten.convolution_backward(
                 dy, like_x, weight, None, stride, [0, 0], [1, 1], False, [0, 0], 1, [True, False, False]
@@ -105,7 +105,7 @@ def _product(x: Tensor, weights: Tensor, statistics: Tensor | None) -> Tensor:
     """(N, C, H, W) and (C, C') → (N, C', H, W)."""
     images, channels, height, width = x.shape
     out_channels = weights.shape[1]
-    y = torch.empty((images, out_channels, height, width), memory_format=torch.channels_last)
+    y = empty_map(images, out_channels, height, width)
     sizes, threads = (images * height * width, channels, out_channels), torch.get_num_threads()
     totals = None if statistics is None else torch.empty(threads, 2, out_channels, dtype=torch.float64)
     scratch = torch.empty(library().conv1x1_scratch_size(*sizes, threads))

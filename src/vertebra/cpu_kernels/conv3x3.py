@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .compiled_functions import library
-from .layer_kernel import LayerKernel
+from .layer_kernel import LayerKernel, empty_map
 
 _VECTOR = 16  # channels that are computed at once
 _TILE = 4  # rows and columns of outputs that are computed at once
@@ -76,7 +76,7 @@ class _Conv3x3(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         ctx.stride = stride
         images, _, height, width = x.shape
-        y = _channels_last(images, weight.shape[0], -(-height // stride), -(-width // stride))
+        y = empty_map(images, weight.shape[0], -(-height // stride), -(-width // stride))
         _convolve(_Use.OUTPUT, x, weight, bias, y, _sizes(x, weight.shape[0]), stride)
         return y
 
@@ -92,7 +92,7 @@ class _Conv3x3(torch.autograd.Function):
             dx = torch.empty_like(x)
             _convolve(_Use.INPUT_GRADIENT, dy, weight, None, dx, sizes, ctx.stride)
         if needs_weight:
-            dweight = _channels_last(*weight.shape)
+            dweight = empty_map(*weight.shape)
             library().conv3x3_weight_gradient(
                 x, dy, _zeros(x, dy), dweight, *sizes, ctx.stride,
                 _scratch(_Use.WEIGHT_GRADIENT, sizes, ctx.stride), torch.get_num_threads(),
@@ -119,10 +119,6 @@ def _sizes(x: Tensor, out_channels: int) -> _Sizes:
 
 def _scratch(use: _Use, sizes: _Sizes, stride: int) -> Tensor:
     return torch.empty(library().conv3x3_scratch_size(use, *sizes, stride, torch.get_num_threads()))
-
-
-def _channels_last(*shape: int) -> Tensor:
-    return torch.empty(shape, memory_format=torch.channels_last)
 
 
 def _zeros(*maps: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .compiled_functions import library
-from .layer_kernel import LayerKernel
+from .layer_kernel import LayerKernel, empty_map
 
 _VECTOR = 16  # channels that are computed at once
 # Columns of a map below which torch's own kernels for 5×5 are faster: most windows reach over an end of the row.
@@ -57,7 +57,7 @@ class _Depthwise(torch.autograd.Function):
         ctx.stride = stride
         if _is_narrow(x, weight):
             return F.conv2d(x, weight, None, stride, weight.shape[2] // 2, 1, channels)
-        y = _empty_map(images, channels, -(-height // stride), -(-width // stride))
+        y = empty_map(images, channels, -(-height // stride), -(-width // stride))
         _call("depthwise_forward", x, _channels_last(weight), y, x.shape, y.shape, weight.shape[2], stride)
         return y
 
@@ -102,7 +102,3 @@ def _call(
 def _channels_last(weight: Tensor) -> Tensor:
     """(C, 1, k, k) → (k, k, C)."""
     return weight.detach()[:, 0].permute(1, 2, 0).contiguous()
-
-
-def _empty_map(*shape: int) -> Tensor:
-    return torch.empty(shape, memory_format=torch.channels_last)

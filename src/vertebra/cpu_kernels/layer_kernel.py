@@ -28,6 +28,11 @@ class LayerKernel(nn.Module):
         raise NotImplementedError
 
 
+def empty_map(*shape: int) -> Tensor:
+    """Allocate (N, C, H, W) in channels-last memory, which the kernels take."""
+    return torch.empty(shape, memory_format=torch.channels_last)
+
+
 def has_kernel(x: Tensor) -> bool:
     """Whether the kernels take values of this type, there where it is."""
     return x.dtype == torch.float32 and x.device.type == "cpu"

@@ -132,7 +132,6 @@ class Trainer:
             epoch_ended = state.step % self.epoch_steps == 0 or budget.is_spent(state.step)
             if epoch_ended or stop or save_due or log_due:
                 self._reject_divergence(state, metrics)
-                state.epoch_sums = [0.0] * 3 if epoch_ended else metrics.sums
             metrics.read(wait=False)
             if epoch_ended:
                 self._validate(state, {"lr": lr, **metrics.means()}, log)
@@ -143,6 +142,7 @@ class Trainer:
                 log.write(state.step, lr=lr, **metrics.means())
             self._show(state, metrics, lr)
             if epoch_ended or save_due or stop:
+                state.epoch_sums = metrics.sums
                 self._save(state)
                 self._saved_at = self.now()
             if state.finished:
