@@ -3,13 +3,17 @@
 The photos are Caltech-101's, every fifth or so, or those in the folder that VERTEBRA_BENCH_PHOTOS names. The peer is
 well written: inference mode, channels last, the number of workers and threads that is best here. Each run is a process
 of its own, timed from the first photo to the last result with the network loaded; runs alternate. The bound is what
-the cores could do if decoding and the network, each measured on one core alone, were all that there is.
+the cores could do if decoding and the network, each measured on one core alone, were all that there is and a core did
+not slow the others. How much it does, a bare loop shows: a process for each core decodes and runs its share of the
+photos, all of them at the same time, and does nothing else.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,6 +24,7 @@ from typing import Any
 import _common
 
 COUNT = 1000
+PAIRS = 3  # runs in turns with the bare loop, for each run of torch
 DATA = _common.ROOT.parent / "shared" / "data"
 # Workers of the DataLoader, threads of torch.
 TORCH_SETTINGS = ((0, 2), (1, 1), (1, 2), (2, 1), (2, 2))
@@ -75,22 +80,14 @@ def with_torch(paths: list[str], workers: int, threads: int) -> dict[str, Any]:
 
 def core_times(paths: list[str], model: str) -> dict[str, Any]:
     """Seconds of one core for one image: decoding, and the network by the engine that the folder is run with."""
-    from dataclasses import replace
-
-    import vertebra
     from vertebra.pixels import network_pixels
-    from vertebra.runtime.engine_runner import Runner, open_engine
 
-    network = vertebra.load(model)
-    plan = replace(network.runner(network.batch, tune=True).plan, lanes=1, threads=1)
-    for path in paths[:16]:  # the first photos of a process load what decodes and resizes
-        network_pixels(path, network.card.preprocessing)
+    network, runner = _one_core(paths, model)
     start = time.perf_counter()
     for path in paths:
         network_pixels(path, network.card.preprocessing)
     decode = (time.perf_counter() - start) / len(paths)
-    runner = Runner(open_engine(Path(model), network.card, plan), plan)
-    images = _trial(network, plan.micro_batch)
+    images = _trial(network, runner.plan.micro_batch)
     least = float("inf")
     for _ in range(30):
         start = time.perf_counter()
@@ -99,15 +96,69 @@ def core_times(paths: list[str], model: str) -> dict[str, Any]:
     return {"decode": decode, "model": least}
 
 
+def _one_core(paths: list[str], model: str) -> tuple[Any, Any]:
+    """The network, and its engine for one core, once the process has loaded what decodes and resizes."""
+    from dataclasses import replace
+
+    import vertebra
+    from vertebra.pixels import network_pixels
+    from vertebra.runtime.engine_runner import Runner, open_engine
+
+    network = vertebra.load(model)
+    plan = replace(network.runner(network.batch, tune=True).plan, lanes=1, threads=1)
+    for path in paths[:16]:
+        network_pixels(path, network.card.preprocessing)
+    return network, Runner(open_engine(Path(model), network.card, plan), plan)
+
+
+def bare_share(paths: list[str], model: str) -> dict[str, Any]:
+    """Seconds in which one of the bare loop's processes decodes and runs its share, from when it is told to begin."""
+    import numpy as np
+
+    from vertebra.pixels import network_pixels
+
+    network, runner = _one_core(paths, model)
+    size = runner.plan.micro_batch
+    runner.call(_trial(network, size))
+    print("ready", flush=True)
+    sys.stdin.readline()
+    start = time.perf_counter()
+    best: list[int] = []
+    for first in range(0, len(paths), size):
+        part = [network_pixels(path, network.card.preprocessing) for path in paths[first : first + size]]
+        best += runner.call(np.stack(part))[0].argmax(1).tolist()
+    return {"seconds": time.perf_counter() - start}
+
+
+def bare_loop(paths: list[str], model: str) -> float:
+    """Seconds in which a process for each core has done its share of the photos."""
+    cores = _common.machine()["cores"]
+    children = []
+    for core in range(cores):
+        command = _command("share", paths[core::cores], model)
+        children.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+    for child in children:
+        if child.stdout is None or child.stdout.readline() != "ready\n":
+            sys.exit("a process of the bare loop has failed; its error is above.")
+    with contextlib.ExitStack() as stack:
+        running = [stack.enter_context(child) for child in children]
+        for child in running:
+            print(file=child.stdin, flush=True)
+        return max(float(json.loads(child.communicate()[0])["seconds"]) for child in running)
+
+
 def _trial(network: Any, count: int) -> Any:
     from vertebra.synthetic_photos import synthetic_photos
 
     return synthetic_photos(count, network.card.preprocessing.crop_size)
 
 
+def _command(what: str, *arguments: object) -> list[str]:
+    return [sys.executable, __file__, "--run", what, json.dumps(arguments)]
+
+
 def in_a_process(what: str, *arguments: object) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--run", what, json.dumps(arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(_command(what, *arguments), capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -136,10 +187,13 @@ def measure(n: int) -> Path:
         }
         found: dict[str, list[dict[str, Any]]] = {name: [] for name in runs}
         cores: dict[str, list[dict[str, Any]]] = {"float32": [], "int8": []}
-        for turn in range(n):
-            for name in list(runs)[:: 1 if turn % 2 else -1]:
-                found[name].append(in_a_process(*runs[name]))
+        bare: dict[str, list[float]] = {name: [] for name in cores}
+        for _ in range(n):
+            found["torch"].append(in_a_process(*runs["torch"]))
             for name in cores:
+                for _ in range(PAIRS):
+                    found[name].append(in_a_process(*runs[name]))
+                    bare[name].append(bare_loop(paths, runs[name][2]))
                 cores[name].append(in_a_process("cores", paths[:200], runs[name][2]))
     images: dict[str, Any] = {}
     reference = found["torch"][0]["best"]
@@ -159,11 +213,18 @@ def measure(n: int) -> Path:
                 "model_ms": round(1000 * model, 2),
                 "bound_images_per_second": round(bound, 1),
                 "of_bound": round(rate["median"] / bound, 3),
+                "bare_images_per_second": _common.summary([COUNT / seconds for seconds in bare[name]], digits=1),
+                "of_bare": round(_median_ratio(bare[name], [result["seconds"] for result in results]), 3),
                 "speedup": round(rate["median"] / images["torch"]["images_per_second"]["median"], 2),
             }
     settings = {f"{workers} workers, {threads} threads": round(320 / s, 1) for (workers, threads), s in trials.items()}
     packages = ("torch", "torchvision", "onnxruntime", "MNN", "vertebra-kernels", "pillow")
     return _common.write("folder", packages, {"photos": COUNT, "torch_settings": settings, "runs": images})
+
+
+def _median_ratio(these: list[float], those: list[float]) -> float:
+    """Of neighbouring runs, between which the machine's speed changes least."""
+    return statistics.median(one / other for one, other in zip(these, those, strict=True))
 
 
 def render(document: dict[str, Any]) -> str:
@@ -172,27 +233,33 @@ def render(document: dict[str, Any]) -> str:
     for name, run in document["runs"].items():
         rate = run["images_per_second"]
         cells = [f"{rate['median']:.1f} ({rate['min']:.1f}–{rate['max']:.1f})"]
-        cells += [f"**{run['speedup']:.1f}×**", f"{run['of_bound']:.0%}"] if "speedup" in run else ["", ""]
+        shares = [f"{run['of_bound']:.0%}", f"{run['of_bare']:.0%}"] if "speedup" in run else ["", ""]
+        cells += [f"**{run['speedup']:.1f}×**" if "speedup" in run else "", *shares]
         rows.append([labels[name], *cells, f"{run['same_class_as_torch']:.1%}", run["setting"]])
     head = [
         f"{document['photos']:,} JPEGs, EfficientNet-Lite0",
         "images/s",
         "faster",
         "of bound",
+        "of bare loop",
         "same class",
         "setting",
     ]
-    exact = document["runs"]["float32"]
+    exact, int8 = document["runs"]["float32"], document["runs"]["int8"]
+    turns = document["runs"]["torch"]["images_per_second"]["n"]
     return (
-        f"{_common.table(head, rows)}\n\nMedian of {document['runs']['torch']['images_per_second']['n']} (least–most). "
-        f"The bound: decoding takes {exact['decode_ms']} ms of a core, the network {exact['model_ms']} ms (int8 "
-        f"{document['runs']['int8']['model_ms']} ms). {_common.footnote(document)}"
+        f"{_common.table(head, rows)}\n\nMedian of {exact['images_per_second']['n']} (least–most), of torch {turns}. "
+        f"The bound: decoding takes {exact['decode_ms']} ms of a core while the others rest, the network "
+        f"{exact['model_ms']} ms (int8 {int8['model_ms']} ms). The bare loop, in turns with ours: a process for each "
+        "core that decodes and runs its share of the photos and does nothing else; it reaches "
+        f"{exact['bare_images_per_second']['median']} images/s (int8 {int8['bare_images_per_second']['median']}). "
+        f"{_common.footnote(document)}"
     )
 
 
 if __name__ == "__main__":
     if "--run" in sys.argv:
-        work = {"torch": with_torch, "vertebra": with_vertebra, "cores": core_times}[sys.argv[2]]
+        work = {"torch": with_torch, "vertebra": with_vertebra, "cores": core_times, "share": bare_share}[sys.argv[2]]
         print(json.dumps(work(*json.loads(sys.argv[3]))))
     else:
         _common.main("folder", measure, render, n=3)

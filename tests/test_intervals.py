@@ -16,6 +16,11 @@ def test_wilson(hits, n, interval):
     assert wilson(hits, n) == pytest.approx(interval, abs=1e-4)
 
 
+def test_wilson_of_none_and_of_all_ends_at_the_proportion():
+    for n in range(1, 500):
+        assert (wilson(0, n)[0], wilson(n, n)[1]) == (0, 1)
+
+
 @pytest.mark.parametrize(
     ("lost", "gained", "n", "interval"),  # Fagerland, Lydersen and Laake 2014, table V: 1 and 7 of 21 photos differ
     [(1, 7, 21, (-0.517, -0.026)), (7, 1, 21, (0.026, 0.517)), (0, 0, 380, (-0.01, 0.01))],

@@ -21,7 +21,8 @@ def wilson(hits: float, n: float) -> Interval:
     share, z2 = hits / n, Z * Z
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     spread = Z * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return max(0.0, centre - spread), min(1.0, centre + spread)
+    # Of no hits and of hits alone, an end is the proportion itself, which rounding would miss.
+    return max(0.0, min(share, centre - spread)), min(1.0, max(share, centre + spread))
 
 
 def paired(lost: float, gained: float, n: float) -> Interval:

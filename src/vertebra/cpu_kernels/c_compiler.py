@@ -10,12 +10,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
 from vertebra.cache import cache_dir, checksum, creation_lock, read_sidecar, scratch_dir, write_sidecar
 from vertebra.files import atomic_write
+from vertebra.machine import usable_cores
 
 SOURCES = tuple(sorted(Path(__file__).parent.glob("*.[ch]")))
 # Without -ffast-math: NaN must stay NaN, so that a run that diverges is noticed. With jumps threaded, the limits of exp
@@ -61,7 +63,9 @@ def _run_compiler(compiler: str, openmp: str, target: Path) -> None:
     """Link torch's own OpenMP library: with a second one, each would have threads that wait while the other works."""
     code = [str(source) for source in SOURCES if source.suffix == ".c"]
     with tempfile.TemporaryDirectory(prefix="vertebra-") as folder:
-        _run([compiler, *_FLAGS, "-fopenmp", "-c", *code], folder)
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            for _ in pool.map(lambda source: _run([compiler, *_FLAGS, "-fopenmp", "-c", source], folder), code):
+                pass
         objects = [Path(source).with_suffix(".o").name for source in code]
         _run([compiler, "-shared", *objects, openmp, "-lm", "-Wl,--no-undefined", "-o", str(target.absolute())], folder)
 
