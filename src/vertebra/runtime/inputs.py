@@ -65,9 +65,16 @@ def parse_inputs(values: Any, preprocessing: Preprocessing | None = None) -> tup
         UsageError: an item is no image; raised at once for a list, and for a generator when the item comes.
     """
     reader = _InputParser(preprocessing)
+    if is_array(values) and not _holds_objects(values):
+        rows = _parse_batch(values, reader)
+        return rows, len(rows)
     listed = _as_list(values, reader)
     if listed is None:
-        return _parse_lazily(values, reader), _length(values)
+        try:
+            items = iter(values)
+        except TypeError as error:
+            raise _no_images(values) from error
+        return _parse_lazily(items, reader), _length(values)
     _reject_shared_frames(listed)
     # All are checked before the first is predicted, so that an error in the last shows at once.
     checked = [_parse_item(value, index, reader) for index, value in enumerate(listed)]
@@ -133,27 +140,37 @@ def _find_photos(part: Any, missing: MissingPhotos) -> Iterable[Photo]:
 # --- many -------------------------------------------------------------------------------------------------------------
 
 
+def _holds_objects(values: Any) -> bool:
+    """Whether it is an array of paths, or of images of several sizes."""
+    return isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "UO"
+
+
+def _parse_batch(values: Any, reader: _InputParser) -> list[Photo]:
+    found, batch = reader.read(values, "image", "the batch")
+    if not batch:  # its rows are no images, and (N, H, W) may be one of N channels
+        grey = "" if reader.preprocessing else ", predict_many(list(x)) where it is several of grey"
+        raise UsageError(
+            f"the images are one array {tuple(values.shape)}. Write predict(x) or predict_many([x]) where it is "
+            f"one image{grey}."
+        )
+    return [replace(photo, path=f"image {index}") for index, photo in enumerate(found)]
+
+
 def _as_list(values: Any, reader: _InputParser) -> list[Any] | None:
     """Return the images as a list; None for an iterable to be read one by one."""
-    if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "UO":
-        return list(values.tolist())  # paths, or images of several sizes
-    if is_array(values):
-        found, batch = reader.read(values, "image", "the batch")
-        if not batch:  # its rows are no images, and (N, H, W) may be one of N channels
-            grey = "" if reader.preprocessing else ", predict_many(list(x)) where it is several of grey"
-            raise UsageError(
-                f"the images are one array {tuple(values.shape)}. Write predict(x) or predict_many([x]) where it is "
-                f"one image{grey}."
-            )
-        return [replace(photo, path=f"image {index}") for index, photo in enumerate(found)]
+    if _holds_objects(values):
+        return list(values.tolist())
     if _is_path(values) or reader.is_image(values):
         return [values]
     if isinstance(values, list | tuple) or type(values).__name__ in ("Series", "Index"):  # of pandas or polars
         return list(values)
-    is_iterable = hasattr(values, "__iter__") or hasattr(values, "__getitem__")
-    if isinstance(values, Mapping | Set) or type(values).__name__ in TABLES or not is_iterable:
-        raise input_error(values, "what predict_many was given", _MANY)
+    if isinstance(values, Mapping | Set) or type(values).__name__ in TABLES:
+        raise _no_images(values)
     return None
+
+
+def _no_images(values: Any) -> UsageError:
+    return input_error(values, "what predict_many was given", _MANY)
 
 
 def _parse_item(value: Any, index: int, reader: _InputParser) -> Any:
@@ -168,6 +185,7 @@ def _reject_shared_frames(listed: list[Any]) -> None:
     """Reject the same animated PIL image several times in a list: all would show its current frame."""
     first: dict[int, int] = {}
     for index, value in enumerate(listed):
+        value = value.content if isinstance(value, Photo) else value
         if not isinstance(value, Image.Image) or first.setdefault(id(value), index) == index:
             continue
         # The preview in a phone's JPEG is no frame, unless the image was moved to it.
@@ -178,12 +196,12 @@ def _reject_shared_frames(listed: list[Any]) -> None:
             )
 
 
-def _parse_lazily(values: Iterable[Any], reader: _InputParser) -> Iterator[Photo]:
+def _parse_lazily(values: Iterator[Any], reader: _InputParser) -> Iterator[Photo]:
     missing = MissingPhotos()
     for index, value in enumerate(values):
         for item in _find_photos(_parse_item(value, index, reader), missing):
-            # The caller may reuse this memory or close this file for the next item; bytes stay.
-            if item.content is not None and not isinstance(item.content, bytes):
+            # The caller may reuse this memory or close this file for the next item; bytes and paths stay.
+            if item.content is not None and not isinstance(item.content, bytes | str):
                 item = replace(item, may_change=True)
             yield item
 
@@ -210,8 +228,8 @@ class _InputParser:
 
     def read(self, value: Any, name: str, where: str) -> tuple[list[Photo], bool]:
         """Parse an image or a batch, and whether it is a batch; a `UsageError` if it is neither."""
-        if isinstance(value, Photo) and (value.content is not None or self.preprocessing is None):
-            return [value], False
+        if isinstance(value, Photo):
+            return [self._read_photo(value, where)], False
         if self.preprocessing is not None:
             if not is_array(value):
                 is_image = _is_path(value) or self.is_image(value)
@@ -235,3 +253,28 @@ class _InputParser:
             raise input_error(value, where, ONE_IMAGE)
         names = [f"{name}[{index}]" for index in range(len(contents))] if batch else [name]
         return [Photo(each, content=content) for each, content in zip(names, contents, strict=True)], batch
+
+    def _read_photo(self, photo: Photo, where: str) -> Photo:
+        """Parse the fields of a photo; its content is parsed as what is given without a name."""
+        if not _is_path(photo.path):
+            raise UsageError(f"the name of {where} is {photo.path!r}; it must be text. Write Photo(str(x), …).")
+        name = os.fsdecode(photo.path)
+        content: Any = photo.content
+        what = f"the content of the photo {name!r}"
+        if photo.error is not None:
+            if not isinstance(photo.error, str | Exception):
+                raise UsageError(f"the error of {where}, {name!r}, is {photo.error!r}; it must be text, or None.")
+            return Photo(name, error=str(photo.error))
+        if self.preprocessing is None:
+            if content is None:
+                return replace(photo, path=name)
+            if isinstance(content, bytes | bytearray | memoryview):  # damaged ones are a result, whatever they hold
+                return Photo(name, content=bytes(content))
+            if _is_path(content):
+                return Photo(name, content=_check_path(content, what))
+        found, batch = self.read(name, name, where) if content is None else self.read(content, name, what)
+        if batch:
+            raise UsageError(
+                f"{what} is a batch {tuple(content.shape)}; a Photo is one image. Write Photo(name, content=x[0])."
+            )
+        return replace(found[0], path=name)
