@@ -61,7 +61,7 @@ ROOMS = {
     "run_files": {"errors", "card", "model_table"},
     "missing_photos": {"errors", "model_table", "timm_names"},
     "torch_archives": set(),
-    "prefetch": set(),
+    "prefetch": {"errors"},
     "photo_download": {"errors", "units", "web_opener", "__init__"},  # the last for its version
     "model_argument": {"errors", "card", "files", "model_function", "model_table", "run_files", "timm_names"}
     | {"torch_archives", "storage"},  # the last for remote files

@@ -1,5 +1,8 @@
 """Work by several threads: in order, bounded, and ended when the consumer ends."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -59,16 +62,73 @@ def test_an_error_comes_after_the_results_before_it():
     assert found == list(range(6))
 
 
-def test_an_error_of_the_items_too():
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("chunk", [1, 2, 3, 16])
+def test_an_error_of_the_items_too(workers, chunk):
     def items():
         yield from range(3)
         raise ValueError("no more")
 
     found = []
     with pytest.raises(ValueError, match="no more"):
-        for item in in_order(items(), lambda part: part, workers=2, chunk=1):
+        for item in in_order(items(), lambda part: part, workers=workers, chunk=chunk):
             found.append(item)
     assert found == [0, 1, 2]
+
+
+def test_an_error_of_work_is_before_one_of_the_items():
+    def items():
+        yield 1
+        raise ValueError("no more")
+
+    def fail(part):
+        raise ValueError("of work")
+
+    with pytest.raises(ValueError, match="of work"):
+        list(in_order(items(), fail, workers=2, chunk=2))
+
+
+def test_what_stops_the_items_stops_at_once():
+    def items():
+        yield 1
+        raise KeyboardInterrupt
+
+    worked = []
+    with pytest.raises(KeyboardInterrupt):
+        list(in_order(items(), worked.append, workers=2, chunk=2))
+    assert not worked
+
+
+FORK = """
+import os, sys
+from vertebra.errors import VertebraError
+from vertebra.prefetch import in_order
+
+results = in_order(range(1000), lambda part: part, workers=2, chunk=1, window=4)
+if sys.argv[1] == "begun":
+    next(results)
+child = os.fork()
+if not child:
+    try:
+        list(results)
+    except VertebraError as error:
+        print(error, flush=True)
+    finally:
+        del results
+        os._exit(0)
+os.waitpid(child, 0)
+print(sum(results))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+@pytest.mark.parametrize("begun", ["begun", "not begun"])
+def test_a_forked_process_is_told_that_it_has_no_threads(begun):
+    done = subprocess.run([sys.executable, "-c", FORK, begun], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    told, total = done.stdout.splitlines()
+    assert told.startswith("these results were begun in the process that this one was forked from")
+    assert total == str(sum(range(1000)))  # the parent goes on
 
 
 def test_threads_end_with_the_consumer():

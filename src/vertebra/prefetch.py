@@ -7,11 +7,14 @@ are no more threads than work needs, and the consumer is woken for many results 
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Generic, TypeVar
+
+from vertebra.errors import VertebraError
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -68,8 +71,11 @@ def in_order(
 
 def _results(state: _State[T, R], workers: int) -> Generator[R, None, None]:
     try:
+        state.require_own_process()
         state.start(workers)
-        yield from state.results()
+        for part in state.results():
+            yield from part
+            state.require_own_process()
     finally:
         state.stop()
 
@@ -103,6 +109,15 @@ class _State(Generic[T, R]):
         self.total: int | None = None  # chunks in all, once that is known
         self.pausing = False  # the consumer lets results accumulate
         self.stopped = False
+        self.process = os.getpid()
+
+    def require_own_process(self) -> None:
+        """Raise a `VertebraError` in a process that was forked since: it has none of the threads."""
+        if os.getpid() != self.process:
+            raise VertebraError(
+                "these results were begun in the process that this one was forked from, whose threads are not here. "
+                "Begin them in the process that reads them."
+            )
 
     def start(self, count: int) -> None:
         """Start threads until there are `count`."""
@@ -121,13 +136,17 @@ class _State(Generic[T, R]):
                     if self.stopped or self.total is not None:
                         return
                 number = self.taken
+                chunk: list[T] = []
                 try:
-                    chunk = list(islice(self.items, self.chunk_after(self.read)))
+                    for item in islice(self.items, self.chunk_after(self.read)):
+                        chunk.append(item)  # kept where a later one raises
+                    if not chunk:
+                        self._end(number, None)
                 except BaseException as error:
-                    self._end(number, error)
-                    return
+                    if not isinstance(error, Exception):  # to stop at once
+                        chunk.clear()
+                    self._end(number + bool(chunk), error)
                 if not chunk:
-                    self._end(number, None)
                     return
                 self.read += len(chunk)
                 self.taken += 1
@@ -147,16 +166,15 @@ class _State(Generic[T, R]):
         with self.lock:
             if error is not None:
                 self.done[number] = error
-                self.taken += 1
-            self.total = self.taken
+            self.total = number + (error is not None)
             self.ready.notify()
 
     def _has_many(self) -> bool:
         """Whether the consumer should not wait for more results: they are half of the window, or the last ones."""
         return self.total is not None or 2 * len(self.done) >= self.window
 
-    def results(self) -> Iterator[R]:
-        """Yield results in order: the first ones as soon as they are ready, others at most `_PAUSE` later."""
+    def results(self) -> Iterator[Sequence[R]]:
+        """Yield results in order, by chunks: the first as soon as they are ready, others at most `_PAUSE` later."""
         woken = -_PAUSE
         while True:
             with self.lock:
@@ -172,13 +190,15 @@ class _State(Generic[T, R]):
                 result = self.done.pop(self.given)
             if isinstance(result, BaseException):
                 raise result
-            yield from result
+            yield result
             with self.lock:
                 self.given += 1
                 self.room.notify()
 
     def stop(self) -> None:
         """Make the threads end after their current chunk, and wait for that."""
+        if os.getpid() != self.process:  # a thread that is not here may hold the lock
+            return
         with self.lock:
             self.stopped = True
             self.room.notify_all()
