@@ -6,7 +6,7 @@ import pytest
 
 from vertebra import machine as module
 from vertebra.errors import UsageError
-from vertebra.machine import processor_name, quota_cores, usable_cores
+from vertebra.machine import processor_name, quota_cores, require_threads, usable_cores
 
 
 @pytest.fixture
@@ -84,6 +84,20 @@ def test_a_wrong_number_of_threads(monkeypatch, value):
     monkeypatch.setenv("VERTEBRA_THREADS", value)
     with pytest.raises(UsageError, match="VERTEBRA_THREADS"):
         usable_cores()
+
+
+def test_more_threads_than_cores_can_run_are_refused(root, monkeypatch):
+    monkeypatch.setattr(module, "affinity_cores", lambda: 4)
+    machine = root({"sys/fs/cgroup/cpu.max": "150000 100000\n"})
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # what is asked for is above it
+    assert [require_threads(number, machine) for number in (1, 3, 16)] == [1, 3, 16]
+    with pytest.raises(
+        UsageError, match=r"^threads is 1,000, and this process may use 2 cores; at most 16 are allowed"
+    ):
+        require_threads(1000, machine)
+    for wrong in (0, 2.5, "4"):
+        with pytest.raises(UsageError, match="whole number of at least 1"):
+            require_threads(wrong, machine)
 
 
 def test_affinity_is_obeyed():

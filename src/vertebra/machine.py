@@ -11,9 +11,10 @@ import os
 import re
 from pathlib import Path
 
-from vertebra.errors import UsageError
+from vertebra.errors import UsageError, require_positive_int
 
 THREAD_VARIABLES = ("VERTEBRA_THREADS", "OMP_NUM_THREADS")
+THREADS_PER_CORE = 8  # that may be asked for; hundreds on a core wait for one another for minutes
 
 
 def usable_cores(root: Path = Path("/")) -> int:
@@ -22,9 +23,7 @@ def usable_cores(root: Path = Path("/")) -> int:
     Raises:
         UsageError: `VERTEBRA_THREADS` is no number above 0.
     """
-    limits = [affinity_cores()]
-    if (quota := quota_cores(root)) is not None:
-        limits.append(math.ceil(quota))
+    limits = [_granted_cores(root)]
     for name in THREAD_VARIABLES:
         # OpenMP allows one number for each level of nesting: "4,2".
         value = os.environ.get(name, "").partition(",")[0].strip()
@@ -33,6 +32,27 @@ def usable_cores(root: Path = Path("/")) -> int:
         elif value and name == THREAD_VARIABLES[0]:
             raise UsageError(f"{name} is {value!r}; it must be a whole number above 0. Unset it to use every core.")
     return max(1, min(limits))
+
+
+def require_threads(threads: int, root: Path = Path("/")) -> int:
+    """Return a number of threads that was asked for.
+
+    Raises:
+        UsageError: it is no whole number above 0, or more than `THREADS_PER_CORE` for each core of this process.
+    """
+    cores = _granted_cores(root)
+    if require_positive_int("threads", threads) > THREADS_PER_CORE * cores:
+        raise UsageError(
+            f"threads is {threads:,}, and this process may use {cores:,} core{'s' * (cores != 1)}; at most "
+            f"{THREADS_PER_CORE * cores:,} are allowed, {THREADS_PER_CORE} a core. Leave it out for one a core."
+        )
+    return threads
+
+
+def _granted_cores(root: Path) -> int:
+    """The least of affinity and cgroup quota (rounded up)."""
+    quota = quota_cores(root)
+    return max(1, affinity_cores() if quota is None else min(affinity_cores(), math.ceil(quota)))
 
 
 def affinity_cores() -> int:

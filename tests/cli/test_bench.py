@@ -40,3 +40,10 @@ def test_nothing_that_could_be_measured(vertebra, tiny_model):
 def test_a_wrong_call(vertebra, arguments, message):
     result = vertebra("bench", *arguments)
     assert result.code != 0 and message in result.error
+
+
+def test_more_threads_than_cores_can_run(vertebra, tiny_model, tmp_path):
+    (tmp_path / "a.jpg").touch()
+    for command in (("bench", tiny_model), ("predict", tmp_path / "a.jpg", "--model", tiny_model)):
+        result = vertebra(*command, "--threads", 100_000)
+        assert result.code == 2 and "threads is 100,000, and this process may use" in result.err

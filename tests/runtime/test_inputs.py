@@ -403,6 +403,8 @@ def test_what_is_no_image_in_a_list_or_a_generator(network, make, message, monke
     [
         (lambda: None, "is None; allowed is a list or a generator"),
         (lambda: 7, "is 7; allowed is a list"),
+        (lambda: np.uint8(3), r"is .*3\)?; allowed is a list"),
+        (lambda: list, "of the type type; allowed is a list"),
         (lambda: {"a": A}, "Give the image or the path in it"),
         (lambda: {"a.png"}, r"write sorted\(x\)"),
         (lambda: A, r"one array \(50, 40, 3\).*predict\(x\) or predict_many\(\[x\]\).*predict_many\(list\(x\)\)"),
@@ -471,6 +473,26 @@ def test_a_number_of_classes_that_is_none(network, folder, top):
     for ask in (network.predict, network.predict_many):
         with pytest.raises(UsageError, match=r"top is .*whole number of at least 1"):
             ask(folder / "b.png", top=top)
+
+
+@pytest.mark.parametrize("count", [-5, 2.5, "3", float("nan")])
+def test_a_number_of_photos_that_is_none(network, folder, count):
+    with pytest.raises(UsageError, match=r"count is .*whole number of at least 1"):
+        network.predict_many([folder / "b.png"], count=count)
+    assert list(network.predict_many([], count=0)) == []
+
+
+def test_what_a_generator_gave_before_an_error_is_predicted(network, pixels):
+    def broken(error):
+        yield from [pixels] * 3
+        raise error
+
+    for photos, error in ((broken(ConnectionError("gone")), ConnectionError), (iter([pixels] * 3 + [7]), UsageError)):
+        found = []
+        with pytest.raises(error):
+            for result in network.predict_many(photos):
+                found.append(result.label)
+        assert found == [network(pixels).label] * 3
 
 
 def test_every_tensor_is_known_without_torch(tiny_model, monkeypatch):

@@ -192,6 +192,21 @@ def test_arguments_that_are_not_allowed(tiny_model, options, message):
         Predictor(tiny_model, **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bits": "12"}, "bits is '12'; it must be a whole number"),
+        ({"bits": 12.5}, "bits is 12.5; it must be a whole number"),
+        ({"bits": 17}, "bits is 17; it must be from 8 to 16"),
+        ({"threads": 10_000}, r"threads is 10,000, and this process may use \d+ cores?; at most \d+ are allowed"),
+    ],
+)
+def test_numbers_that_are_not_allowed(tiny_model, options, message, monkeypatch):
+    monkeypatch.setattr("vertebra.machine.affinity_cores", lambda: 2)
+    with pytest.raises(UsageError, match=message):
+        vertebra.load(tiny_model, **options)
+
+
 def test_bits_of_a_file_that_is_older_than_they_are(write_model, tmp_path):
     path = tmp_path / "old.onnx"
     card = Card("tiny", Preprocessing(32, 40, decoding=Decoding(rule=1)), ("cat", "dog", "fish"))

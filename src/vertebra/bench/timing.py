@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vertebra.errors import UsageError, VertebraError
-from vertebra.machine import usable_cores
+from vertebra.machine import require_threads, usable_cores
 from vertebra.progress import Progress, silent
 from vertebra.synthetic_photos import synthetic_photos
 
@@ -79,6 +79,7 @@ def compare(
         UsageError: an argument is invalid, or there is no such network.
         VertebraError: a model cannot be used.
     """
+    threads = usable_cores() if threads is None else require_threads(threads)
     backends = installed_backends() if backends is None else backends
     for name, value in (("turns", turns), ("seconds", seconds), *(("a batch size", batch) for batch in batches)):
         if not value > 0:
@@ -94,7 +95,7 @@ def compare(
             step(f"{model}: exporting")
             files = network_files(model, Path(folder))
             for batch in batches:
-                yield from _compare(files, batch, backends, turns, seconds, threads or usable_cores(), step)
+                yield from _compare(files, batch, backends, turns, seconds, threads, step)
 
 
 def _compare(

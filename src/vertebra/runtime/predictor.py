@@ -16,7 +16,7 @@ import numpy as np
 from vertebra.cache import file_state
 from vertebra.decoding_notes import DecodingNotes
 from vertebra.errors import ImageError, UsageError, printable, require_positive_int
-from vertebra.machine import usable_cores
+from vertebra.machine import require_threads, usable_cores
 from vertebra.model_checksum import read_verified_card
 from vertebra.pixels import Pixels, network_pixels
 from vertebra.prefetch import read_ahead
@@ -44,7 +44,7 @@ class Predictor:
         path: a file that `vertebra export` wrote.
         engine: "onnxruntime", "mnn", "kernels", or "auto": the fastest for this file on this machine, as measured.
         batch: images per batch in `predict_many`.
-        threads: None: all cores that this process may use.
+        threads: None: all cores that this process may use; at most `machine.THREADS_PER_CORE` times as many.
         scaled: decode large JPEGs at a fraction of their size; see `pixels.network_pixels`.
         bits: used by 16-bit files that do not say it themselves; None: what the card says.
         fast_start: load sooner and predict more slowly, which pays off for a few images.
@@ -69,9 +69,9 @@ class Predictor:
     ) -> None:
         require_positive_int("batch", batch)
         if threads is not None:
-            require_positive_int("threads", threads)
+            require_threads(threads)
         check_engine(engine)
-        if bits is not None and not BITS[0] <= bits <= BITS[1]:
+        if bits is not None and not BITS[0] <= require_positive_int("bits", bits) <= BITS[1]:
             raise UsageError(f"bits is {bits}; it must be from {BITS[0]} to {BITS[1]}.")
         self.path = Path(path).absolute()  # engines are opened later, and in copies: perhaps from another folder
         # Taken before reading, so that a file replaced in between is noticed when the engine is opened.
@@ -199,6 +199,8 @@ class Predictor:
             UsageError: an item is none of these; raised at once for a list, and for a generator when the item comes.
         """
         require_positive_int("top", top)
+        if count is not None and count != 0:
+            require_positive_int("count", count)
         inputs, found = parse_inputs(photos, self.preprocessing if preprocessed else None)
         count = found if count is None else count
         # Preprocessed before the next image is requested, which may overwrite this one.
