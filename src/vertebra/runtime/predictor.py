@@ -44,7 +44,7 @@ class Predictor:
         path: a file that `vertebra export` wrote.
         engine: "onnxruntime", "mnn", "kernels", or "auto": the fastest for this file on this machine, as measured.
         batch: images per batch in `predict_many`.
-        threads: None: all cores that this process may use; at most `machine.THREADS_PER_CORE` times as many.
+        threads: None: as many as cores that this process may use; else at most eight for each of them.
         scaled: decode large JPEGs at a fraction of their size; see `pixels.network_pixels`.
         bits: used by 16-bit files that do not say it themselves; None: what the card says.
         fast_start: load sooner and predict more slowly, which pays off for a few images.
