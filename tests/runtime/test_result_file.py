@@ -19,6 +19,7 @@ from vertebra.runtime import result_file as output_module
 from vertebra.runtime.photo import Photo
 from vertebra.runtime.predictor import Prediction
 from vertebra.runtime.result_file import ResultError, ResultFile
+from vertebra.runtime.resumed_rows import replacement_line
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
@@ -55,6 +56,12 @@ def fill(path, indices, *, resume=False, **options):
         for photo in photos:
             output.write(result(photo.path.removesuffix(".jpg"), **options))
     return len(photos)
+
+
+def leave(output):
+    """As a killed process does: nothing is finished."""
+    output._lines.close()
+    output._lock.close()
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -98,8 +105,7 @@ def test_a_killed_run_is_gone_on_with(tmp_path, suffix):
     output = opened(path, top=2)
     for index in range(3):
         output.write(result(index))
-    output._lines.close()  # as if killed: never left
-    output._lock.close()
+    leave(output)
     journal = path if suffix != ".parquet" else path.with_name(f"{path.name}.partial")
     written = journal.read_bytes()
     beside = path.with_name(f"{path.name}.meta.json")
@@ -600,6 +606,78 @@ def test_another_file_is_not_replaced(tmp_path, suffix):
     with pytest.raises(UsageError, match="not a file that this command has written"):
         opened(path, top=1)
     assert path.read_text() == "path,label\n1.jpg,cat\n" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text"),
+    [
+        (".jsonl", '{"path": "1.jpg", "label": "cat"}\n{"path": "2.jpg", "label": "dog"}\n'),
+        (".jsonl", '{"path": "1.jpg", "label": "cat"}'),
+        (".jsonl", '{"path": "1.jpg", "predictions": ["cat"], "label": "cat"}\n'),
+        (".jsonl", '{"path": "1.jpg", "predictions": [], "error": null, "label": "cat"}\n'),
+        (".jsonl", '{"path": "1.jpg",\n"label": "cat"}\n'),
+        (".csv", "path,class_1,probability_1,label\n1.jpg,cat,0.5,dog\n"),
+        (".csv", "path,class_1,probability_1,error,label\n1.jpg,cat,0.5,,dog\n"),
+        (".csv", "path\n1.jpg\n"),
+    ],
+)
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_file_that_begins_like_results_is_not_replaced(tmp_path, suffix, text, resume):
+    path = tmp_path / f"labels{suffix}"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=r"not a file that this command has written\. Give another file\.$"):
+        opened(path, top=1, resume=resume)
+    assert path.read_text() == text and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_parquet_file_with_a_column_more_is_not_replaced(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "out.parquet"
+    fill(path, range(2))
+    table = parquet.read_table(path)
+    parquet.write_table(table.append_column("label", [["cat", "dog"]]), path)
+    with pytest.raises(UsageError, match="not a file that this command has written"):
+        opened(path, top=2)
+    assert parquet.read_table(path).num_columns == table.num_columns + 1
+
+
+@pytest.mark.parametrize(
+    ("suffix", "ending"),
+    [(suffix, ending) for suffix in SUFFIXES for ending in ("meta.json", "again")] + [(".parquet", "partial")],
+)
+@pytest.mark.parametrize("text", ['{"path": "1.jpg", "label": "cat"}\n', "[1, 2]", "my notes"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_files_of_something_else_beside_the_results_are_left_alone(tmp_path, suffix, ending, text, resume):
+    path = tmp_path / f"out{suffix}"
+    fill(path, range(2))
+    other = tmp_path / f"out{suffix}.{ending}"
+    other.write_text(text)
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match=rf"{ending} is not a file that .* written, and .* Move it, or give another"):
+        opened(path, top=2, resume=resume)
+    assert other.read_text() == text and path.read_bytes() == before
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_results_cut_off_anywhere_are_replaced(tmp_path, suffix):
+    path = tmp_path / f"out{suffix}"
+    for options in ({}, {"embed": True, "unsure": True}):
+        fill(tmp_path / "whole.jsonl" if suffix == ".parquet" else path, range(2), **options)
+        journal = tmp_path / f"{path.name}.partial" if suffix == ".parquet" else path
+        content = (tmp_path / "whole.jsonl" if suffix == ".parquet" else path).read_bytes()
+        for cut in range(len(content)):
+            journal.write_bytes(content[:cut])
+            leave(opened(path, top=1))
+
+
+def test_replacements_cut_off_anywhere_are_resumed(tmp_path):
+    path = tmp_path / "out.csv"
+    run_over(path, "ab", {"a"}, resume=False)
+    line = replacement_line(0, time.time(), b"a,cat,1,\n")
+    for cut in range(len(line)):
+        path.with_name("out.csv.again").write_bytes(line[:cut])
+        leave(opened(path, top=1, resume=True))
+        assert told(path) == [("a", True), ("b", False)]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

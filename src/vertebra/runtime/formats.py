@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 import re
@@ -64,7 +65,6 @@ def _to_unicode(text: str) -> str:
 class JsonLines:
     """JSON lines: the object that `--json` prints, one a line, in ASCII."""
 
-    start = b'{"path": "'  # of every file of results
     head = b""  # before the first row
 
     def __init__(self, top: int, embed: bool, unsure: bool) -> None:
@@ -73,6 +73,17 @@ class JsonLines:
     def line(self, result: Prediction) -> bytes:
         """A result's row."""
         return to_json_line(to_row(result))
+
+    @staticmethod
+    def is_first_line(line: bytes) -> bool:
+        """Whether a file of results may begin with this line, whatever its options; killed runs leave half a line."""
+        try:
+            row = json.loads(line)
+        except ValueError:
+            start = b'{"path": "'
+            return not line.endswith(b"\n") and line[: len(start)] == start[: len(line)]
+        keys = {"path", "predictions", "error"}
+        return isinstance(row, dict) and keys <= row.keys() <= keys | {"unsure", "embedding"}
 
     def records(self, file: IO[bytes]) -> Iterator[bytes]:
         """Yield the complete lines of an open file."""
@@ -101,7 +112,6 @@ class Csv:
             self.columns += [f"class_{rank}", f"probability_{rank}"]
         self.columns += ["unsure"] * unsure + ["error"] + ["embedding"] * embed
         self.head = self._encode(self.columns)
-        self.start = self._encode(self.columns[:3]).replace(b"\n", b",")  # whatever the options are
 
     def line(self, result: Prediction) -> bytes:
         """A result's row."""
@@ -114,6 +124,13 @@ class Csv:
         if self.embed and result.embedding is not None:
             cells["embedding"] = dumps([round(float(value), 6) for value in result.embedding])
         return self._encode(cells.get(column, "") for column in self.columns)
+
+    @staticmethod
+    def is_first_line(line: bytes) -> bool:
+        """Whether a file of results may begin with this line, whatever its options; killed runs leave half a line."""
+        ranks = line.count(b"class_")
+        options = itertools.product((max(1, ranks), ranks + 1), (False, True), (False, True))
+        return any(Csv(*each).head.startswith(line) for each in options)
 
     def records(self, file: IO[bytes]) -> Iterator[bytes]:
         """Yield the complete rows of an open file; a line break inside quotes does not end a row."""

@@ -16,7 +16,7 @@ import json
 import os
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from vertebra.errors import UsageError, VertebraError
@@ -26,8 +26,15 @@ from .formats import Csv, JsonLines, text_of_path
 from .parquet_format import need_pyarrow, parquet_lines, parquet_record, write_parquet
 from .photo import Photo
 from .prediction import Prediction
-from .resumed_rows import ExistingRows, has_changed_since, replace_rows, replacement_line, scan_rows
-from .run_record import RunRecord, current_folder, describe_engine_change, require_same_run
+from .resumed_rows import (
+    ExistingRows,
+    has_changed_since,
+    is_replacement_line,
+    replace_rows,
+    replacement_line,
+    scan_rows,
+)
+from .run_record import RunRecord, current_folder, describe_engine_change, is_record, require_same_run
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
@@ -99,7 +106,7 @@ class ResultFile:
         with self._convert_os_errors(), contextlib.ExitStack() as opening:
             make_folder(path.parent)
             opening.enter_context(locked(path, "give another file with --out"))
-            self._reject_foreign_file()
+            self._reject_foreign_files()
             if not (resume and self._resume()):
                 self._start_empty()
             self._lines = AppendOnlyFile(self._journal)
@@ -156,19 +163,28 @@ class ResultFile:
 
     # --- opening --------------------------------------------------------------------------------------------------
 
-    def _reject_foreign_file(self) -> None:
-        """Reject a file that this command has not written, whether it would be resumed or replaced."""
-        if not self.path.exists():
-            return
-        if self.path.is_fifo():  # opening it would wait for a reader
-            raise UsageError(f"{self.path} is a pipe, which cannot be resumed. Give a file.")
+    def _reject_foreign_files(self) -> None:
+        """Reject files that this command has not written, whether they would be resumed, replaced or deleted."""
+        self._reject_foreign_file(self.path, None if self._parquet else self._format.is_first_line)
         if self._parquet:
-            parquet_record(self.path)
+            self._reject_foreign_file(self._journal, self._format.is_first_line)
+        self._reject_foreign_file(self._record_path, is_record)
+        self._reject_foreign_file(self._replacements_path, is_replacement_line)
+
+    def _reject_foreign_file(self, path: Path, is_own: Callable[[bytes], bool] | None) -> None:
+        """Reject a file whose first line `is_own` denies; None: a Parquet file."""
+        if not path.exists():
             return
-        with self.path.open("rb") as file:
-            start = file.read(len(self._format.start))
-        if not self._format.start.startswith(start):
-            raise UsageError(f"{self.path} is not a file that this command has written. Give another file.")
+        if path.is_fifo():  # opening it would wait for a reader
+            raise UsageError(f"{path} is a pipe, which cannot be resumed. Give a file.")
+        if is_own is None:
+            parquet_record(path)
+            return
+        with path.open("rb") as file:
+            line = file.readline()
+        if not is_own(line):
+            cure = ". Give" if path == self.path else f", and {self.path} needs its name. Move it, or give"
+            raise UsageError(f"{path} is not a file that this command has written{cure} another file.")
 
     def _start_empty(self) -> None:
         # Opened before the old content goes, so that a file that cannot be written is not emptied.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,6 +63,15 @@ def scan_rows(path: Path, journal: Path, format: Csv | JsonLines) -> ExistingRow
 def replacement_line(row: int, started: float, line: bytes) -> bytes:
     """Encode a line of the replacements file: row number, time, new row."""
     return (json.dumps([row, started, line.decode("utf-8", "surrogateescape")]) + "\n").encode("ascii")
+
+
+def is_replacement_line(line: bytes) -> bool:
+    """Whether a replacements file may begin with this line; killed runs leave half a line."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return not line.endswith(b"\n") and re.match(rb"$|\[($|\d)", line) is not None
+    return isinstance(entry, list) and list(map(type, entry)) == [int, float, str]
 
 
 def replace_rows(journal: Path, replacements: Path, format: Csv | JsonLines) -> dict[int, float]:

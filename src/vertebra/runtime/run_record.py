@@ -58,6 +58,11 @@ class RunRecord:
         return self.runs[max(0, bisect.bisect_right(self.runs, row, key=lambda entry: entry[0]) - 1)][1]
 
 
+def is_record(content: bytes) -> bool:
+    """Whether a file by `RunRecord.to_json` may hold this; one that is empty has nothing to lose."""
+    return not content or RunRecord.from_json(content) is not None
+
+
 def _describe_option(name: str, value: int | bool) -> str:
     return f"with{'' if value else 'out'} {name}" if isinstance(value, bool) else f"with {name} {value}"
 
