@@ -80,6 +80,31 @@ def test_measured_once_and_kept(tiny_model, timed):
     assert set(json.loads(note.read_text())["measured"]) == {"batch 16, 2 cores", "batch 1, 2 cores"}
 
 
+def test_what_a_named_engine_measured_decides_nothing_for_auto(tiny_model, timed):
+    calls = timed(onnxruntime=0.02, mnn=0.01)
+    for engine in ("onnxruntime", "mnn", "auto") * 2:
+        plan = fastest_plan(tiny_model, batch=16, cores=2, engine=engine)
+        assert plan.engine == ("onnxruntime" if engine == "onnxruntime" else "mnn")
+    assert calls == [16, 16, 16]
+
+
+def test_a_plan_that_cannot_be_run_is_tried_once(tiny_model, timed):
+    calls = timed(onnxruntime=0.02)
+    for _ in range(2):
+        assert fastest_plan(tiny_model, batch=16, cores=2).engine == "onnxruntime"
+    assert calls == [16]
+
+
+def test_a_measurement_without_some_of_the_plans_is_made_again(tiny_model, timed, monkeypatch):
+    calls = timed(onnxruntime=0.02, mnn=0.01)
+    monkeypatch.setattr(mnn_engine, "has_lost_threads", lambda: True)
+    assert fastest_plan(tiny_model, batch=16, cores=2).engine == "onnxruntime"
+    for lost in (False, True, False):
+        monkeypatch.setattr(mnn_engine, "has_lost_threads", lambda lost=lost: lost)
+        assert fastest_plan(tiny_model, batch=16, cores=2).engine == ("onnxruntime" if lost else "mnn")
+    assert calls == [16, 16]
+
+
 def test_two_that_measure_at_once_do_it_one_after_the_other(tiny_model, timed, monkeypatch):
     calls = timed(onnxruntime=0.02, mnn=0.01)
     measure, begun, go_on, heard = module.measure, threading.Event(), threading.Event(), []

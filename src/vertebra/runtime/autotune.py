@@ -92,9 +92,9 @@ def fastest_plan(
 ) -> Plan:
     """Return the fastest plan for `images` images (None: an endless stream) in batches of `batch`.
 
-    Plans are measured if no measurement is cached, `may_measure` is set and there are enough images. With `decoding`,
-    they are measured while the same cores decode photos: the fastest plan without decoding may lose a third of its
-    speed then.
+    Plans are measured if no measurement of all of them is cached, `may_measure` is set and there are enough images.
+    With `decoding`, they are measured while the same cores decode photos: the fastest plan without decoding may lose a
+    third of its speed then.
     """
     plans = candidate_plans(batch, cores, engine)
     if len(plans) <= 1:
@@ -104,7 +104,9 @@ def fastest_plan(
     if digest is None:
         return plans[0]
     note = cache_dir() / "engines" / f"{digest}.json"
-    key = f"batch {batch}, {cores} cores{', decoding' if decoding else ''}"
+    # Each engine that is named has an entry of its own: only times of one session are comparable.
+    named = "" if engine == "auto" else f", {engine}"
+    key = f"batch {batch}, {cores} cores{', decoding' if decoding else ''}{named}"
     measured = _parse_timings(_load_timings(note).get(key), plans)
     if measured is None:
         if not may_measure:
@@ -114,7 +116,7 @@ def fastest_plan(
             measured = _parse_timings(_load_timings(note).get(key), plans)
             if measured is None:
                 measured = measure(path, plans, batch, progress, decoding=decoding)
-                found = _load_timings(note) | {key: [asdict(entry) for entry in measured]}
+                found = _load_timings(note) | {key: _format_timings(measured, plans)}
                 write_json(note, {"setting": _environment(), "measured": found})
     return select_fastest(measured, images, _MIN_SPEEDUP_DECODING if decoding else _MIN_SPEEDUP).plan
 
@@ -269,13 +271,22 @@ def _main(task: str) -> None:
     sys.stdout.write(json.dumps(answer) + "\n")
 
 
+def _format_timings(measured: list[PlanTiming], plans: list[Plan]) -> list[dict[str, Any]]:
+    """Format timings for the cache; a plan without a time cannot be run."""
+    failed = [plan for plan in plans if plan not in [entry.plan for entry in measured]]
+    return [asdict(entry) for entry in measured] + [{"plan": asdict(plan), "image": None} for plan in failed]
+
+
 def _parse_timings(entries: Any, plans: list[Plan]) -> list[PlanTiming] | None:
-    """Parse cached timings of plans that are still candidates; None if there are none."""
+    """Parse cached timings of plans that are still candidates; None unless they say of each of these what it takes."""
     try:
-        found = [PlanTiming(Plan(**entry["plan"]), float(entry["load"]), float(entry["image"])) for entry in entries]
+        found = {Plan(**entry["plan"]): entry for entry in entries}
+        if not found.keys() >= set(plans):
+            return None
+        runnable = [plan for plan in plans if found[plan]["image"] is not None]
+        return [PlanTiming(plan, float(found[plan]["load"]), float(found[plan]["image"])) for plan in runnable] or None
     except (TypeError, KeyError, ValueError):
         return None
-    return [entry for entry in found if entry.plan in plans] or None
 
 
 def _package_versions() -> dict[str, str]:
