@@ -521,6 +521,37 @@ def test_a_photo_that_changed_since_its_row_is_predicted_again(tmp_path, suffix)
     assert run_over(path, names, set())[0] == []
 
 
+@pytest.mark.parametrize(
+    "links",
+    [
+        {"x.png": "v{}/x.png"},
+        {"x.png": "current.png", "current.png": "v{}/x.png"},
+        {"p": "v{}"},
+        {"p": "data/now", "data": "sets", "sets/now": "../v{}"},
+        {"p": "sets/here/../../v{}", "sets/here": "deep"},
+    ],
+)
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_photo_behind_a_link_that_leads_elsewhere_now_is_predicted_again(tmp_path, monkeypatch, links, absolute):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("v1", "v2", "sets/deep"):
+        Path(folder).mkdir(parents=True)
+        Path(folder, "x.png").write_bytes(folder.encode())
+    for name, target in links.items():
+        Path(name).symlink_to(target.format(1))
+    photo = next(iter(links)) + ("/x.png" if "p" in links else "")
+    names = [str(tmp_path / photo) if absolute else photo, "v1/x.png"]
+    time.sleep(0.02)  # clocks of file systems are coarse
+    assert run_over(Path("out.csv"), names, set(), resume=False)[0] == names
+    assert run_over(Path("out.csv"), names, set())[0] == []
+    time.sleep(0.02)
+    (name,) = [name for name, target in links.items() if "{}" in target]
+    Path(name).unlink()
+    Path(name).symlink_to(links[name].format(2))
+    assert run_over(Path("out.csv"), names, set())[0] == names[:1]
+    assert run_over(Path("out.csv"), names, set())[0] == []
+
+
 def test_a_photo_that_came_between_two_runs(tmp_path):
     """It is older than its row, and newer than the first run."""
     names = [str(tmp_path / name) for name in ("a.png", "b.png")]

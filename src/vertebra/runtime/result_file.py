@@ -28,7 +28,7 @@ from .photo import Photo
 from .prediction import Prediction
 from .resumed_rows import (
     ExistingRows,
-    has_changed_since,
+    PhotoTimes,
     is_replacement_line,
     replace_rows,
     replacement_line,
@@ -131,7 +131,7 @@ class ResultFile:
 
     def remaining(self, photos: Iterable[Photo]) -> Iterator[Photo]:
         """Yield photos that have no row, failed, or changed; a photo that is given twice has two rows."""
-        left = dict(self._rows.numbers)
+        left, times = dict(self._rows.numbers), PhotoTimes()
         for photo in photos:
             key = text_of_path(photo.path)
             rows = left.get(key)
@@ -139,7 +139,7 @@ class ResultFile:
                 yield photo
                 continue
             row, left[key] = rows[0], rows[1:]
-            if row < 0 or has_changed_since(photo.path, self._record.written_at(row)):
+            if row < 0 or times.has_changed_since(photo.path, self._record.written_at(row)):
                 self._waiting[key].append(row)
                 yield photo
         self.absent = sum(map(len, left.values()))

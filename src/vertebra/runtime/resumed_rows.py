@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -98,13 +99,36 @@ def replace_rows(journal: Path, replacements: Path, format: Csv | JsonLines) -> 
     return made
 
 
-def has_changed_since(path: str, when: float) -> bool:
-    """Whether a photo file has changed since `when`, by its modification and status times."""
-    if is_url(path):
-        return False
-    try:
-        status = os.stat(path)  # noqa: PTH116 - a name may be no path at all (a NUL in it)
-    except (OSError, ValueError):
-        return False
+class PhotoTimes:
+    """When photo files last changed, or the links that lead to them. What folders are reached by is read once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, float] = {}
+
+    def has_changed_since(self, path: str, when: float) -> bool:
+        """Whether a photo file has changed since `when`, or a link that leads to it."""
+        if is_url(path):
+            return False
+        try:
+            return _changed_at(os.stat(path)) > when or self._newest_link(path) > when  # noqa: PTH116 - may be no path
+        except (OSError, ValueError):
+            return False
+
+    def _newest_link(self, path: str) -> float:
+        """The last change of the links in a path, and in their targets."""
+        folder = os.path.dirname(path)  # noqa: PTH120 - of a link itself, even where `..` follows
+        newest = 0.0
+        if folder not in ("", path):
+            if folder not in self._folders:
+                self._folders[folder] = self._newest_link(folder)
+            newest = self._folders[folder]
+        status = os.lstat(path)
+        if stat.S_ISLNK(status.st_mode):
+            target = os.path.join(folder, os.readlink(path))  # noqa: PTH115, PTH118
+            newest = max(newest, _changed_at(status), self._newest_link(target))
+        return newest
+
+
+def _changed_at(status: os.stat_result) -> float:
     # The status time, too: a file that is moved here keeps its modification time.
-    return max(status.st_mtime, status.st_ctime) > when
+    return max(status.st_mtime, status.st_ctime)
