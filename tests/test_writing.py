@@ -60,6 +60,7 @@ EXCEPTIONS = {
     ("cluster/parts.py", "open"): "a process's own file, whose content `Location.write_file` makes a part",
     ("cluster/ray_connection.py", "open"): "the null device, for what a library prints",
     ("cli/__init__.py", "open"): "the null device, for a reader who has gone",
+    ("cli/_standard_streams.py", "open"): "the null device, for streams that the caller has closed",
     ("train/logistic_regression.py", "TemporaryFile"): "logits that memory does not hold; gone with the fit",
     ("train/training_log.py", "SummaryWriter"): "TensorBoard appends to files of its own format",
 }

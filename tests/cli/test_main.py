@@ -211,6 +211,18 @@ def test_a_full_disk_behind_standard_output(arguments):
     )
 
 
+@pytest.mark.skipif(os.name == "nt", reason="POSIX shells")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("arguments", [["--version"], ["train"]])
+def test_closed_standard_streams_are_no_error(vertebra, closed, arguments):
+    command = ["/bin/sh", "-c", f'"$@" {closed}', "sh", sys.executable, "-m", "vertebra", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    whole = vertebra(*arguments)
+    assert done.returncode == whole.code, done.stderr
+    assert done.stdout == ("" if " >&-" in f" {closed}" else whole.out)
+    assert done.stderr == ("" if "2>&-" in closed else whole.err)
+
+
 def test_python_m_vertebra_and_the_script_are_the_same():
     done = subprocess.run(
         [sys.executable, "-m", "vertebra", "--version"], capture_output=True, text=True, timeout=60, check=True

@@ -201,13 +201,44 @@ def test_a_name_that_begins_like_a_byte_order_mark(tmp_path, monkeypatch):
     assert [photo.path for photo in photos(["-"], io.BytesIO(lines))] == [os.fsdecode(b"\xff\xfe.jpg"), "\ufeffa.jpg"]
 
 
-def test_the_list_is_read_as_it_comes():
-    class Slow(io.RawIOBase):
-        def __iter__(self):
-            yield b"a.jpg\n"
-            raise AssertionError("read too far")
+class Pipe(io.BufferedIOBase):
+    """What is written into it comes piece by piece."""
 
-    assert next(photos(["-"], Slow())).path == "a.jpg"
+    def __init__(self, *pieces):
+        self.pieces = list(pieces)
+
+    def read1(self, size=-1):
+        if not self.pieces:
+            raise AssertionError("read too far")
+        return self.pieces.pop(0)
+
+
+@pytest.mark.parametrize(
+    "pieces", [(b"a.jpg\n",), (b"a.", b"jpg\nb"), (b"a.jpg\0",), (b"a.j", b"pg\0b\n"), (b"a.jpg\n", b"\n")]
+)
+def test_the_list_is_read_as_it_comes(pieces):
+    assert next(photos(["-"], Pipe(*pieces))).path == "a.jpg"
+
+
+NAMES = ["new\nline.jpg", "b.jpg\r\n", "\n", "\r.jpg", "caf\udce9.jpg", "\ufeffc.jpg"]
+
+
+@pytest.mark.parametrize("size", [1 << 16, 20])
+@pytest.mark.parametrize("ended", [True, False])
+def test_line_breaks_are_parts_of_names_that_are_ended_by_nul(size, ended):
+    content = b"\0".join(map(os.fsencode, [*NAMES, "d.jpg"])) + b"\0" * ended
+    pieces = [content[place : place + size] for place in range(0, len(content), size)]
+    found = [photo.path for photo in photos(["-"], Pipe(*pieces, b""))]
+    assert found == [*NAMES, "d.jpg"]
+
+
+@pytest.mark.parametrize("size", [1, 4, 1 << 16])
+def test_a_list_of_lines_that_comes_in_pieces(size):
+    content = b"\xef\xbb\xbfa.jpg\r\n\n./caf\xe9.jpg\nb.jpg\0c d.jpg\r"
+    pieces = [content[place : place + size] for place in range(0, len(content), size)]
+    pieces = pieces if size < 10 else [content[:10], content[10:]]
+    found = [photo.path for photo in photos(["-"], Pipe(*pieces, b""))]
+    assert found == ["a.jpg", "./caf\udce9.jpg", "b.jpg", "c d.jpg"]
 
 
 # --- the web -------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from vertebra.cli._standard_streams import replace_closed_streams
 from vertebra.errors import UsageError, VertebraError, VertebraWarning, import_problem, printable
 from vertebra.files import disk_is_full
 from vertebra.signals import raise_on_termination
@@ -34,6 +35,7 @@ _RESUME_HINTS = {
 
 def run() -> None:
     """Entry point of the installed script: run the command line and exit with its code."""
+    replace_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A file name that the terminal's encoding lacks is shown escaped, and is no reason to stop.
         sys.stdout.reconfigure(errors="backslashreplace")

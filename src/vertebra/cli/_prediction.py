@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from vertebra.cli._output import BOLD, CYAN, echo, note, print_json_list, styled
 from vertebra.cli._ray import predict_on_cluster, require_local
+from vertebra.cli._standard_streams import open_stdin
 from vertebra.errors import ImageError, UsageError, VertebraWarning, printable
 from vertebra.progress import Progress, progress_bar, silent
 from vertebra.units import counted
@@ -146,9 +147,9 @@ class _InputPhotos:
 def _find_photos(settings: Settings) -> _InputPhotos:
     from vertebra.runtime.photo_paths import STANDARD_INPUT, photos
 
-    found = photos(settings.photos, _open_stdin())
     if STANDARD_INPUT in settings.photos:
-        return _InputPhotos(found)
+        return _InputPhotos(photos(settings.photos, open_stdin()))
+    found = photos(settings.photos)
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("always", VertebraWarning)
         listed = list(found)
@@ -186,14 +187,6 @@ def _load_predictor(settings: Settings, count: int | None) -> Predictor:
             fast_start=count is not None and count <= FAST_START_PHOTOS,
             progress=say,
         )
-
-
-def _open_stdin() -> IO[bytes]:
-    """Open standard input separately: Python aborts if a stopped thread still reads from `sys.stdin`."""
-    try:
-        return open(sys.stdin.fileno(), "rb", closefd=False)
-    except (OSError, ValueError, AttributeError):  # closed, or replaced by what is no file
-        return sys.stdin.buffer
 
 
 def _summarise(file: ResultFile, tally: _Tally, seconds: float) -> str:

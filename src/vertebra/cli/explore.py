@@ -14,6 +14,7 @@ import typer
 
 from vertebra.cli._options import model_help, options_of
 from vertebra.cli._output import echo, require_html_suffix
+from vertebra.cli._standard_streams import open_stdin
 from vertebra.errors import UsageError
 
 STANDARD_INPUT = "-"
@@ -100,7 +101,7 @@ def explore(settings: Settings) -> None:
 
 
 def _source(photo: str) -> str | bytes:
-    return sys.stdin.buffer.read() if photo == STANDARD_INPUT else photo
+    return open_stdin().read() if photo == STANDARD_INPUT else photo
 
 
 def _default_path(settings: Settings) -> Path:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import codecs
 import glob
+import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO
 
 from vertebra.errors import warn
 from vertebra.file_kinds import Kind, describe_skipped
@@ -30,10 +31,11 @@ from vertebra.photo_files import (
 from .photo import Photo
 
 STANDARD_INPUT = "-"
+_CHUNK = 1 << 16  # bytes
 
 
 def photos(
-    arguments: Iterable[str], stdin: IO[bytes] | None = None, missing: MissingPhotos | None = None
+    arguments: Iterable[str], stdin: BufferedIOBase | None = None, missing: MissingPhotos | None = None
 ) -> Iterator[Photo]:
     """Yield the photos of arguments; folders are searched recursively.
 
@@ -52,23 +54,43 @@ def photos(
             yield from _expand_path(argument, missing)
 
 
-def read_list(stream: IO[bytes]) -> Iterator[str]:
-    """Yield the names of a list, one per line or ended by NUL; empty ones are skipped. Names may be any bytes.
+def read_list(stream: BufferedIOBase) -> Iterator[str]:
+    """Yield the names of a list as soon as they have come; empty ones are skipped. Names may be any bytes.
 
-    A byte order mark at the start, as Windows writes it, selects UTF-8 or UTF-16.
+    Where a NUL comes with the first of them, names are ended by NULs, and line breaks are parts of names; elsewhere
+    each line is a name. A byte order mark at the start, as Windows writes it, selects UTF-8 or UTF-16.
     """
-    first = True
-    for line in stream:
-        if first and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and b"\0" in line:
-            # Decoded as a whole: lines of UTF-16 do not end at newline bytes.
-            yield from filter(None, re.split(r"[\r\n]+", (line + stream.read()).decode("utf-16", "replace")))
-            return
-        for name in line.rstrip(b"\r\n").split(b"\0"):
-            if first and name.startswith(codecs.BOM_UTF8) and not os.path.lexists(name):
-                name = name.removeprefix(codecs.BOM_UTF8)
-            first = False
-            if name:
-                yield os.fsdecode(name)
+    chunks = iter(lambda: stream.read1(_CHUNK), b"")
+    start = b""
+    for chunk in chunks:
+        start += chunk
+        if b"\n" in chunk or b"\0" in chunk:
+            break
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and b"\0" in start.partition(b"\n")[0]:
+        # Decoded as a whole: lines of UTF-16 do not end at newline bytes.
+        yield from filter(None, re.split(r"[\r\n]+", (start + stream.read()).decode("utf-16", "replace")))
+        return
+    names = _split_at_nuls(start, chunks) if b"\0" in start else _split_lines(start, chunks)
+    first = next(names)
+    if first.startswith(codecs.BOM_UTF8) and not os.path.lexists(first):
+        first = first.removeprefix(codecs.BOM_UTF8)
+    yield from map(os.fsdecode, filter(None, itertools.chain([first], names)))
+
+
+def _split_at_nuls(rest: bytes, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Split a list of names that are ended by NULs; what comes after the last NUL is lines."""
+    for chunk in itertools.chain([b""], chunks):
+        *names, rest = (rest + chunk).split(b"\0")
+        yield from names
+    yield from _split_lines(rest, ())
+
+
+def _split_lines(rest: bytes, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Split a list of names that are ended by line breaks, or by NULs where some come later."""
+    for chunk in itertools.chain([b""], chunks):
+        *names, rest = re.split(rb"\r*\n|\0", rest + chunk)
+        yield from names
+    yield rest.rstrip(b"\r")
 
 
 def _expand_path(name: str, missing: MissingPhotos) -> Iterator[Photo]:
