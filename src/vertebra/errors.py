@@ -235,7 +235,5 @@ def shortened(text: str, length: int = 60) -> str:
 
 
 def printable(text: str) -> str:
-    """Escape control characters: a file name must not send commands to the terminal."""
-    return "".join(
-        character if character.isprintable() or character == "\n" else ascii(character)[1:-1] for character in text
-    )
+    """Escape control characters and line breaks: a name must neither send commands to the terminal nor forge a line."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)

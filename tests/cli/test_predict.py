@@ -322,6 +322,25 @@ def test_names_cannot_command_a_terminal(vertebra, tmp_path):
     assert "a\\x1b[31m.jpg" in result.out and "b\\x1b[31m.jpg" in result.err
 
 
+@pytest.mark.parametrize("count", [1, 9])
+def test_names_cannot_forge_a_line(vertebra, write_model, tmp_path, count):
+    forged = "\n 99.9%  dog  all.png"
+    model = write_model(tmp_path / "tiny.onnx", classes=[f"{name}{forged}" for name in "abc"])
+    paths = [tmp_path / f"{number}{forged}" for number in range(count)]
+    for path in paths:
+        Image.new("RGB", (40, 40)).save(path, "png")
+    result = vertebra("predict", *paths, tmp_path / f"none{forged}", "--model", model)
+    lines = result.out.splitlines()
+    assert len(lines) == (4 if count == 1 else count) and not [line for line in lines if line.startswith(" 99.9%")]
+    assert lines[0].startswith(f"{tmp_path}/0\\n 99.9%") or "\\n 99.9%  dog  all.png  " in lines[0]
+    missing, failed = result.err.splitlines()
+    assert missing.startswith(f"vertebra: {tmp_path}/none\\n 99.9%") and failed.startswith("vertebra: 1 of ")
+    out = tmp_path / f"{forged}.csv"
+    done = vertebra("predict", paths[0], "--model", model, "--out", out)
+    again = vertebra("predict", paths[0], "--model", model, "--out", out)
+    assert len(done.out.splitlines()) == len(again.err.splitlines()) == 1
+
+
 # --- many photos, and results in files -------------------------------------------------------------------------------
 
 

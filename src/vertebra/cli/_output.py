@@ -9,7 +9,7 @@ from pathlib import Path
 from textwrap import indent as indented
 from typing import TYPE_CHECKING, Any, TextIO
 
-from vertebra.errors import UsageError
+from vertebra.errors import UsageError, printable
 from vertebra.strict_json import dumps
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ def echo(text: str, *, end: str = "\n", file: TextIO | None = None) -> None:
 
 
 def note(text: str) -> None:
-    """Print a line on standard error."""
-    echo(f"vertebra: {text}", file=sys.stderr)
+    """Print a line on standard error, control characters and line breaks escaped."""
+    echo(f"vertebra: {printable(text)}", file=sys.stderr)
 
 
 BOLD, CYAN = 1, 36  # https://en.wikipedia.org/wiki/ANSI_escape_code#Select_Graphic_Rendition_parameters
@@ -98,7 +98,7 @@ def bar(share: float, width: int = 6) -> str:
 
 def print_task(task: str, done: int = 0, total: int | None = None) -> None:
     """A `Progress` that prints each task on standard error."""
-    echo(task, file=sys.stderr)
+    echo(printable(task), file=sys.stderr)
 
 
 def wrapped(text: str, indent: str = "") -> str:

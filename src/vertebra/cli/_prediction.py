@@ -93,23 +93,23 @@ def predict(settings: Settings) -> None:
         photos, count = given.photos, given.count
         if file is not None:
             if file.replaced:
-                rows = f"{printable(str(file.path))} had {counted(file.replaced, 'row')} of an earlier run"
+                rows = f"{file.path} had {counted(file.replaced, 'row')} of an earlier run"
                 note(f"{rows}, which this one replaces; --resume keeps them.")
             photos = file.remaining(photos)
             if count is not None:
                 photos = list(photos)
                 count = len(photos)
             if file.engine_note and count != 0:
-                note(f"{printable(file.engine_note)}")
+                note(file.engine_note)
         with progress_bar("predicting", bar=count is None or count > FEW) as progress:
             start = time.perf_counter()
             results = predictor.predict_many(photos, top=top, embed=settings.embed, count=count)
             tally = _write_results(results, settings, count, file, progress)
             seconds = time.perf_counter() - start
     for text in [*given.skipped, *predictor.notes.lines()]:
-        note(printable(text))
+        note(text)
     if file is not None and not settings.json:
-        echo(_summarise(file, tally, seconds))
+        echo(printable(_summarise(file, tally, seconds)))
     # A resumed file counts as a whole: earlier rows with an error make this run fail.
     total, failed = (tally.total, tally.failed) if file is None else (file.total, file.failed)
     if failed:
@@ -269,7 +269,7 @@ def _result_file(settings: Settings, top: int, predictor: Predictor) -> Iterator
 def _print_prediction(result: Prediction, bars: bool) -> None:
     """Print one photo's classes as bars or on one line; an error goes to stderr."""
     if result.error is not None:
-        note(f"{printable(result.error)}")
+        note(result.error)
         return
     path = printable(result.path)
     unsure = "  unsure: none of these is likely enough" if result.unsure else ""

@@ -64,10 +64,10 @@ def predict_on_cluster(settings: Settings) -> None:
                 image_root=settings.image_root,
             ),
             progress,
-            lambda text: note(printable(text)),
+            note,
         )
     for text in notes:  # reported even if photos fail
-        note(printable(text))
+        note(text)
     echo(printable(f"{settings.out}: {_summary(result)}"))
     if result.failed:
         raise ImageError(

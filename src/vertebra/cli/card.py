@@ -50,7 +50,7 @@ def card(
             else f"cannot be made: {error}"
         )
         typer.echo(
-            f"vertebra: that is what is published; the card of its exported file {printable(why)}".replace("\n", " "),
+            f"vertebra: that is what is published; the card of its exported file {printable(' '.join(why.split()))}",
             err=True,
         )
         return
@@ -147,11 +147,7 @@ def card_rows(card: Card) -> list[tuple[str, str]]:
         rows.append(("unsure below", f"{card.threshold:.3f}"))
     rows.append(("contents", f"SHA-256 {card.content_sha256}" if card.content_sha256 else "without a checksum"))
     rows.append(("made", f"{card.created or 'at an unknown time'} with {_versions(card)}"))
-    return [(_escape(name), _escape(value)) for name, value in rows]
-
-
-def _escape(text: str) -> str:
-    return printable(text).replace("\n", "\\n")
+    return [(printable(name), printable(value)) for name, value in rows]
 
 
 def _versions(card: Card) -> str:
@@ -170,10 +166,12 @@ def write_markdown(card: Card, path: Path) -> None:
     Raises:
         VertebraError: the file cannot be written.
     """
-    title = _escape(card.architecture) + ("" if card.precision == "float32" else f" ({card.precision})")
+    title = printable(card.architecture) + ("" if card.precision == "float32" else f" ({card.precision})")
     table = "\n".join(f"| {name} | {value} |" for name, value in card_rows(card))
     classes = (
-        "" if card.classes is None else "\n\n## Classes\n\n" + "\n".join(f"1. {_escape(name)}" for name in card.classes)
+        ""
+        if card.classes is None
+        else "\n\n## Classes\n\n" + "\n".join(f"1. {each}" for each in map(printable, card.classes))
     )
     text = (
         f"# {title}\n\nAn image classifier in one ONNX file. A client decodes a photo, resizes and crops it as below, "

@@ -48,7 +48,7 @@ def render(
 
 def shown(text: str) -> str:
     """Format a name or path in one line, with control characters and direction marks escaped."""
-    return printable(str(text)).replace("\n", "\\n")
+    return printable(str(text))
 
 
 def percent(share: float | None) -> str:

@@ -53,7 +53,7 @@ class Prediction:
         shown = [f"{entry['class']} {_format_percent(entry['probability'])}" for entry in self.predictions[:_SHOWN]]
         more = ["…"] if len(self.predictions) > _SHOWN else []
         found = f"error: {self.error}" if self.error is not None else ", ".join(shown + more)
-        return printable(f"<Prediction {self.path}: {'unsure: ' if self.unsure else ''}{found}>").replace("\n", "\\n")
+        return printable(f"<Prediction {self.path}: {'unsure: ' if self.unsure else ''}{found}>")
 
     def _repr_html_(self) -> str:
         """A table with a bar for each class, for notebooks."""

@@ -73,7 +73,7 @@ def network_input(
 def display_name(name: str) -> str:
     """A client's file name as it is shown: the last part of the path, printable, at most 100 characters."""
     last = name.replace("\\", "/").rpartition("/")[2] or "image"
-    return printable(last).replace("\n", " ")[:100]
+    return printable(last)[:100]
 
 
 def _reject_excessive_scans(data: bytes, name: str, max_pixels: int) -> None:
