@@ -115,7 +115,7 @@ class Predictor:
             few = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
             classes = f"{len(names):,} {'class' if len(names) == 1 else 'classes'} ({few})"
         found = f"<Predictor {self.card.architecture}: {classes}, {size} × {size} pixels; {self.path}>"
-        return printable(found).replace("\n", "\\n")
+        return printable(found)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without engines, threads and counters."""
