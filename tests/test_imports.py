@@ -90,7 +90,7 @@ ROOMS = {
     "data": BASE | {"runtime", "report", "storage", "sources"},
     "export": BASE | {"models", "graph", "__init__"},  # the last for its version
     "runtime": BASE | {"__init__"},  # for its version
-    "cpu_kernels": {"cache", "files", "models"},
+    "cpu_kernels": {"cache", "files", "machine", "models"},
     "train": BASE
     | {"cpu_kernels", "report", "models", "data", "export", "runtime", "loading", "__init__"}
     | {"storage", "sources", "cluster"},
