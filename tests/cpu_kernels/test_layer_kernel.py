@@ -1,5 +1,6 @@
 """Convolutions by kernels compute the gradients that are asked for, no others, with as many threads as there are."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ pytest.importorskip("torch")
 import torch
 from torch import nn
 
+from vertebra.cpu_kernels.batch_norm import BatchNormActivation, ConcatBatchNormActivation, shared_statistics
 from vertebra.cpu_kernels.conv1x1 import Conv1x1
 from vertebra.cpu_kernels.conv3x3 import Conv3x3
 from vertebra.cpu_kernels.depthwise import DepthwiseConv
@@ -47,6 +49,64 @@ def test_frozen_weights_need_none_of_their_own(build):
     kernel(x).sum().backward()
     assert kernel.layer.weight.grad is None
     assert x.grad is not None
+
+
+def norm():
+    return BatchNormActivation(nn.BatchNorm2d(32), nn.ReLU())
+
+
+def plain(kernel):
+    return nn.Sequential(kernel.norm, kernel.activation) if isinstance(kernel, BatchNormActivation) else kernel.layer
+
+
+def outcome(module, *inputs):
+    """What it gives, or the error that it raises."""
+    try:
+        return module(*inputs)
+    except (RuntimeError, ValueError) as error:
+        return str(error)
+
+
+NOT_TAKEN = {  # inputs, and the type of the weights
+    "empty": (torch.randn(0, 32, 20, 20), torch.float32),
+    "more channels": (torch.randn(4, 48, 20, 20), torch.float32),
+    "fewer channels": (torch.randn(4, 16, 20, 20), torch.float32),
+    "one image": (torch.randn(32, 20, 20), torch.float32),
+    "bfloat16": (torch.randn(4, 32, 20, 20).bfloat16(), torch.float32),
+    "float64": (torch.randn(4, 32, 20, 20).double(), torch.float64),
+    "inputs float64": (torch.randn(4, 32, 20, 20).double(), torch.float32),
+    "weights float64": (torch.randn(4, 32, 20, 20), torch.float64),
+}
+
+
+@pytest.mark.parametrize("build", [dense, pointwise, strided, depthwise, norm])
+@pytest.mark.parametrize(("x", "dtype"), NOT_TAKEN.values(), ids=NOT_TAKEN)
+def test_what_the_kernels_do_not_take_is_the_layers(build, x, dtype, kernels):
+    kernel = build().to(dtype)
+    found, expected = outcome(kernel, x), outcome(plain(copy.deepcopy(kernel)), x)
+    assert type(found) is type(expected)
+    assert found == expected if isinstance(found, str) else torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 1, 1), (4, 1, 1, 1), (4, 32, 1, 20), (20,)])
+def test_a_shortcut_that_is_expanded_is_torchs(shape, kernels):
+    x, shortcut, kernel = torch.randn(4, 32, 20, 20), torch.randn(shape), norm()
+    expected = torch.relu(copy.deepcopy(kernel.norm)(x) + shortcut)
+    assert torch.equal(kernel(x, shortcut), expected)
+    assert torch.equal(kernel(x, shortcut.double()), torch.relu(kernel.norm(x) + shortcut.double()))
+
+
+def test_maps_that_cannot_be_concatenated_are_refused(kernels):
+    pieces = [torch.randn(4, 16, 20, 20), torch.randn(4, 16, 10, 10)]
+    kernel = ConcatBatchNormActivation(nn.BatchNorm2d(32), nn.ReLU())
+    with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
+        kernel(pieces, [shared_statistics(piece) for piece in pieces])
+
+
+@pytest.mark.parametrize("build", [dense, pointwise, strided, depthwise])
+def test_autocast_gives_the_type_that_it_gives_for_the_layer(build, kernels):
+    with torch.autocast("cpu", torch.bfloat16):
+        assert build()(torch.randn(4, 32, 20, 20)).dtype == torch.bfloat16
 
 
 FEWER_THREADS = """

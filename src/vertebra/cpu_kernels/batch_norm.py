@@ -22,7 +22,7 @@ _NONE = ACTIVATIONS[nn.Identity]
 class BatchNormActivation(nn.Module):
     """activation(norm(x) + shortcut): (N, C, H, W) → the same shape; shares the layers' parameters and buffers.
 
-    In evaluation mode, and for other types than float32 on the CPU, it calls the layers themselves.
+    In evaluation mode, and for what `takes` denies, it calls the layers themselves.
     """
 
     def __init__(self, norm: nn.BatchNorm2d, activation: nn.Module) -> None:
@@ -31,12 +31,24 @@ class BatchNormActivation(nn.Module):
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None, statistics: Tensor | None = None) -> Tensor:
         """Call the kernel if it computes what the layers would; `statistics` are those of x, if they are known."""
-        if self.norm.training and has_kernel(x):
+        if self.takes([x], shortcut):
             found = channel_statistics(x) if statistics is None else statistics
             return _normalise(self.norm, self.activation, [x], [found], shortcut)
         y = self.norm(x)
         activated: Tensor = self.activation(y if shortcut is None else y + shortcut)
         return activated
+
+    def takes(self, pieces: Sequence[Tensor], shortcut: Tensor | None = None) -> bool:
+        """Whether the kernel computes this: nothing that torch would convert, refuse or expand."""
+        images, _, *size = pieces[0].shape
+        return (
+            self.norm.training
+            and all(has_kernel(piece, self.norm.weight) for piece in pieces)
+            and all([len(piece), *piece.shape[2:]] == [images, *size] for piece in pieces)
+            and sum(piece.shape[1] for piece in pieces) == self.norm.num_features
+            and (shortcut is None or has_kernel(shortcut))
+            and (shortcut is None or [*shortcut.shape] == [images, self.norm.num_features, *size])
+        )
 
 
 class ConcatBatchNormActivation(BatchNormActivation):
@@ -48,7 +60,7 @@ class ConcatBatchNormActivation(BatchNormActivation):
     def forward(self, pieces: Sequence[Tensor], statistics: Sequence[Tensor | None]) -> Tensor:  # type: ignore[override]
         """As of the superclass; `statistics` are those that `channel_statistics` gives for each piece."""
         known = [part for part in statistics if part is not None]
-        if self.norm.training and len(known) == len(pieces):
+        if len(known) == len(pieces) and self.takes(pieces):
             return _normalise(self.norm, self.activation, pieces, known)
         return super().forward(torch.cat(list(pieces), 1))
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .compiled_functions import library
-from .layer_kernel import LayerKernel, empty_map, has_kernel
+from .layer_kernel import LayerKernel, empty_map
 
 # Measured: with fewer channels, or fewer pixels in the batch, torch's take as long.
 _MIN_CHANNELS, _MIN_PIXELS = 24, 400
@@ -35,7 +35,7 @@ class Conv1x1WithStatistics(Conv1x1):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:  # type: ignore[override]
         """(N, C, H, W) → what the layer gives, and its statistics."""
-        if has_kernel(x) and is_worthwhile(x, self.layer):
+        if self.takes(x) and is_worthwhile(x, self.layer):
             return _apply(self.layer, x, True)
         return self.layer(x), None
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class LayerKernel(nn.Module):
-    """Computes what `layer` would, on float32 on the CPU; calls the layer itself for anything else.
+    """Computes what `layer` would, where `takes` says so; calls the layer itself for anything else.
 
     It shares the layer's parameters. Subclasses have `compute`.
     """
@@ -20,8 +20,12 @@ class LayerKernel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → what the layer gives."""
-        result: Tensor = self.compute(x) if has_kernel(x) else self.layer(x)
+        result: Tensor = self.compute(x) if self.takes(x) else self.layer(x)
         return result
+
+    def takes(self, x: Tensor) -> bool:
+        """Whether the kernels compute this; what the layer refuses is left to it, for its message."""
+        return has_kernel(x, *self.layer.parameters()) and getattr(self.layer, "in_channels", x.shape[1]) == x.shape[1]
 
     def compute(self, x: Tensor) -> Tensor:
         """Call the kernels."""
@@ -33,6 +37,10 @@ def empty_map(*shape: int) -> Tensor:
     return torch.empty(shape, memory_format=torch.channels_last)
 
 
-def has_kernel(x: Tensor) -> bool:
-    """Whether the kernels take values of this type, there where it is."""
-    return x.dtype == torch.float32 and x.device.type == "cpu"
+def has_kernel(x: Tensor, *others: Tensor) -> bool:
+    """Whether the kernels take a map (N, C, H, W) that is not empty, and the tensors that are read with it.
+
+    They read all as float32 where it is, so that nothing else may get there.
+    """
+    known = all(part.dtype == torch.float32 and part.device.type == "cpu" for part in (x, *others))
+    return known and x.ndim == 4 and x.numel() > 0 and not torch.is_autocast_enabled("cpu")
