@@ -133,18 +133,16 @@ def bare_share(paths: list[str], model: str) -> dict[str, Any]:
 def bare_loop(paths: list[str], model: str) -> float:
     """Seconds in which a process for each core has done its share of the photos."""
     cores = _common.machine()["cores"]
-    children = []
-    for core in range(cores):
-        command = _command("share", paths[core::cores], model)
-        children.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
-    for child in children:
-        if child.stdout is None or child.stdout.readline() != "ready\n":
-            sys.exit("a process of the bare loop has failed; its error is above.")
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with contextlib.ExitStack() as stack:
-        running = [stack.enter_context(child) for child in children]
-        for child in running:
+        commands = [_command("share", paths[core::cores], model) for core in range(cores)]
+        children = [stack.enter_context(subprocess.Popen(command, **pipes)) for command in commands]
+        for child in children:
+            if child.stdout.readline() != "ready\n":
+                sys.exit("a process of the bare loop has failed; its error is above.")
+        for child in children:
             print(file=child.stdin, flush=True)
-        return max(float(json.loads(child.communicate()[0])["seconds"]) for child in running)
+        return max(float(json.loads(child.communicate()[0])["seconds"]) for child in children)
 
 
 def _trial(network: Any, count: int) -> Any:

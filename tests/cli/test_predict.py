@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from closed_streams import without_streams
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -692,30 +693,24 @@ def test_a_run_that_is_stopped_says_how_it_goes_on(vertebra, tiny_model, folder,
     assert "Resume with the same command and --resume." in result.err
 
 
-def closing(streams, *arguments):
-    """Run the command with standard streams closed."""
-    command = ["/bin/sh", "-c", f'"$@" {streams}', "sh", sys.executable, "-m", "vertebra", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-
 @pytest.mark.skipif(os.name == "nt", reason="POSIX shells")
 def test_closed_standard_streams_are_no_error(vertebra, tiny_model, folder, tmp_path):
     command = ["predict", folder, folder / "none.png", "--model", tiny_model]
     assert vertebra(*command, "--out", tmp_path / "whole.csv").code == 1
     for streams in (">&-", "2>&-", "<&- >&- 2>&-"):
         out = tmp_path / "out.csv"
-        done = closing(streams, *command, "--out", out)
+        done = without_streams(streams, *command, "--out", out)
         assert done.returncode == 1 and ("'error' in" in done.stderr) == ("2>&-" not in streams), done.stderr
         assert out.read_text() == (tmp_path / "whole.csv").read_text()
         out.unlink()
-    assert closing(">&-", "predict", folder / "00.png", "--model", tiny_model).returncode == 0
-    assert "%" in closing("2>&-", "predict", folder / "00.png", "--model", tiny_model).stdout
+    assert without_streams(">&-", "predict", folder / "00.png", "--model", tiny_model).returncode == 0
+    assert "%" in without_streams("2>&-", "predict", folder / "00.png", "--model", tiny_model).stdout
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX shells")
 @pytest.mark.parametrize("command", ["predict", "explore"])
 def test_a_list_or_photo_on_a_closed_standard_input(tiny_model, command):
-    done = closing("<&-", command, "-", "--model", tiny_model if command == "predict" else "resnet18")
+    done = without_streams("<&-", command, "-", "--model", tiny_model if command == "predict" else "resnet18")
     assert done.returncode == 2, done.stderr
     assert done.stderr == (
         "vertebra: - stands for standard input, which is closed. Pipe something into vertebra, or give files.\n"

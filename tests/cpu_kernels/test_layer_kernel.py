@@ -81,7 +81,7 @@ NOT_TAKEN = {  # inputs, and the type of the weights
 
 @pytest.mark.parametrize("build", [dense, pointwise, strided, depthwise, norm])
 @pytest.mark.parametrize(("x", "dtype"), NOT_TAKEN.values(), ids=NOT_TAKEN)
-def test_what_the_kernels_do_not_take_is_the_layers(build, x, dtype, kernels):
+def test_what_the_kernels_do_not_take_is_the_layers(build, x, dtype):
     kernel = build().to(dtype)
     found, expected = outcome(kernel, x), outcome(plain(copy.deepcopy(kernel)), x)
     assert type(found) is type(expected)
@@ -89,14 +89,14 @@ def test_what_the_kernels_do_not_take_is_the_layers(build, x, dtype, kernels):
 
 
 @pytest.mark.parametrize("shape", [(1, 32, 1, 1), (4, 1, 1, 1), (4, 32, 1, 20), (20,)])
-def test_a_shortcut_that_is_expanded_is_torchs(shape, kernels):
+def test_a_shortcut_that_is_expanded_is_torchs(shape):
     x, shortcut, kernel = torch.randn(4, 32, 20, 20), torch.randn(shape), norm()
     expected = torch.relu(copy.deepcopy(kernel.norm)(x) + shortcut)
     assert torch.equal(kernel(x, shortcut), expected)
     assert torch.equal(kernel(x, shortcut.double()), torch.relu(kernel.norm(x) + shortcut.double()))
 
 
-def test_maps_that_cannot_be_concatenated_are_refused(kernels):
+def test_maps_that_cannot_be_concatenated_are_refused():
     pieces = [torch.randn(4, 16, 20, 20), torch.randn(4, 16, 10, 10)]
     kernel = ConcatBatchNormActivation(nn.BatchNorm2d(32), nn.ReLU())
     with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
@@ -104,7 +104,7 @@ def test_maps_that_cannot_be_concatenated_are_refused(kernels):
 
 
 @pytest.mark.parametrize("build", [dense, pointwise, strided, depthwise])
-def test_autocast_gives_the_type_that_it_gives_for_the_layer(build, kernels):
+def test_autocast_gives_the_type_that_it_gives_for_the_layer(build):
     with torch.autocast("cpu", torch.bfloat16):
         assert build()(torch.randn(4, 32, 20, 20)).dtype == torch.bfloat16
 

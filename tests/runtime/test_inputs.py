@@ -4,8 +4,6 @@ import base64
 import io
 import os
 import re
-import threading
-import time
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image, ImageSequence
+from watched_reads import watched
 
 from vertebra.errors import ImageError, UsageError
 from vertebra.runtime.photo_paths import photos as photos_of_command
@@ -214,16 +213,7 @@ def test_what_a_generator_gives_is_read_before_it_goes_on(network, pixels, folde
 def test_one_file_or_image_many_times(tiny_model, network, folder):
     """Several threads that read one open file at a time would get pieces of it."""
     wanted = network(folder / "b.png", embed=True)
-    clashes, reading = [], threading.Lock()
-
-    class Watched(io.BytesIO):
-        def read(self, *count):
-            clashes.append(not reading.acquire(blocking=False))
-            time.sleep(0.0005)
-            if not clashes[-1]:
-                reading.release()
-            return super().read(*count)
-
+    Watched, clashes = watched(io.BytesIO)
     file = Watched((folder / "b.png").read_bytes())
     parallel = Predictor(tiny_model, engine="onnxruntime", threads=4)
     with Image.open(file) as image:

@@ -3,14 +3,13 @@
 import io
 import pickle
 import tarfile
-import threading
-import time
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from watched_reads import watched
 
 import vertebra
 from vertebra.errors import ImageError, UsageError
@@ -84,16 +83,8 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (20, 40, 50, 3), dtype=np.uin
 
 @pytest.mark.parametrize("listed", [list, iter])
 def test_members_of_an_archive_that_share_its_file(tiny_model, tmp_path, listed):
-    network, clashes, reading = Predictor(tiny_model, engine="onnxruntime", threads=4), [], threading.Lock()
-
-    class Watched(io.FileIO):
-        def read(self, *size):
-            clashes.append(not reading.acquire(blocking=False))
-            time.sleep(0.0005)
-            if not clashes[-1]:
-                reading.release()
-            return super().read(*size)
-
+    network = Predictor(tiny_model, engine="onnxruntime", threads=4)
+    Watched, clashes = watched(io.FileIO)
     with tarfile.open(tmp_path / "photos.tar", "w") as archive:
         for index, pixels in enumerate(PIXELS):
             member = tarfile.TarInfo(f"{index}.png")

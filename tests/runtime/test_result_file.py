@@ -698,7 +698,8 @@ def test_results_cut_off_anywhere_are_replaced(tmp_path, suffix):
         content = (tmp_path / "whole.jsonl" if suffix == ".parquet" else path).read_bytes()
         for cut in range(len(content)):
             journal.write_bytes(content[:cut])
-            leave(opened(path, top=1))
+            leave(output := opened(path, top=1))
+            assert journal.read_bytes() == output._format.head
 
 
 def test_replacements_cut_off_anywhere_are_resumed(tmp_path):

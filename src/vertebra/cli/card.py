@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vertebra.cli._options import model_help
+from vertebra.cli._output import note
 from vertebra.errors import MissingExtraError, UsageError, WeightsError, printable
 from vertebra.files import wrap_write_errors, write_durably
 from vertebra.units import count, three_figures
@@ -49,10 +50,7 @@ def card(
             if isinstance(error, MissingExtraError)
             else f"cannot be made: {error}"
         )
-        typer.echo(
-            f"vertebra: that is what is published; the card of its exported file {printable(' '.join(why.split()))}",
-            err=True,
-        )
+        note(f"that is what is published; the card of its exported file {' '.join(why.split())}")
         return
     found = verify_card(file) if verify else read_card(file)
     if markdown is not None:

@@ -40,13 +40,13 @@ class BatchNormActivation(nn.Module):
 
     def takes(self, pieces: Sequence[Tensor], shortcut: Tensor | None = None) -> bool:
         """Whether the kernel computes this: nothing that torch would convert, refuse or expand."""
+        beside = [self.norm.weight] if shortcut is None else [self.norm.weight, shortcut]
+        if not self.norm.training or not has_kernel(*pieces, *beside):
+            return False
         images, _, *size = pieces[0].shape
         return (
-            self.norm.training
-            and all(has_kernel(piece, self.norm.weight) for piece in pieces)
-            and all([len(piece), *piece.shape[2:]] == [images, *size] for piece in pieces)
+            all([len(piece), *piece.shape[2:]] == [images, *size] for piece in pieces)
             and sum(piece.shape[1] for piece in pieces) == self.norm.num_features
-            and (shortcut is None or has_kernel(shortcut))
             and (shortcut is None or [*shortcut.shape] == [images, self.norm.num_features, *size])
         )
 

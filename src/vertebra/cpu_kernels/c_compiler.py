@@ -64,8 +64,7 @@ def _run_compiler(compiler: str, openmp: str, target: Path) -> None:
     code = [str(source) for source in SOURCES if source.suffix == ".c"]
     with tempfile.TemporaryDirectory(prefix="vertebra-") as folder:
         with ThreadPoolExecutor(usable_cores()) as pool:
-            for _ in pool.map(lambda source: _run([compiler, *_FLAGS, "-fopenmp", "-c", source], folder), code):
-                pass
+            list(pool.map(lambda source: _run([compiler, *_FLAGS, "-fopenmp", "-c", source], folder), code))
         objects = [Path(source).with_suffix(".o").name for source in code]
         _run([compiler, "-shared", *objects, openmp, "-lm", "-Wl,--no-undefined", "-o", str(target.absolute())], folder)
 
