@@ -15,7 +15,7 @@ from ray_cluster import RayCluster, command_of
 needs("ray")
 pytestmark = pytest.mark.slow
 
-PHOTOS = 8_000
+PHOTOS = 24_000
 HOLDER = """
 import ray, sys
 from vertebra.cluster.ray_connection import connected

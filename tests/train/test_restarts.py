@@ -58,18 +58,18 @@ def free_port():
 # --- the environment of torchrun, without it: no interpreter has to start ---------------------------------------------
 
 
-def started(count, data, out, *, agent="/tmp/torchelastic_a/none_b", **environment):
-    """Two processes, as torchrun starts them for the time numbered `count`."""
+def started(count, data, out, *, agent="/tmp/torchelastic_a/none_b", ranks=("0", "1"), **environment):
+    """These of two processes, as torchrun starts them for the time numbered `count`."""
     shared = {
         "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
         "TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": str(count), "TORCHELASTIC_MAX_RESTARTS": "1",
     }  # fmt: skip
     return [
         Forked(
-            SCRIPT, "train", data, *FLAGS, *(["--out", out] if out else []), **shared, **environment, RANK=rank,
+            SCRIPT, "train", data, *FLAGS, *(["--out", out] if out else []), **shared | environment, RANK=rank,
             LOCAL_RANK=rank, TORCHELASTIC_ERROR_FILE=f"{agent}/attempt_{count}/{rank}/error.json",
         )
-        for rank in ("0", "1")
+        for rank in ranks
     ]  # fmt: skip
 
 
@@ -108,6 +108,19 @@ def test_the_next_attempt_goes_on_with_the_run_of_the_same_torchrun(shapes_witho
     assert (folder / "metrics.jsonl").read_text().startswith(before)  # it was not begun anew
     assert json.loads((folder / "torchrun.json").read_text())["restarts"] == 1
     weights_of(folder)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_process_that_waits_for_rank_0(shapes_without_broken, tmp_path, number):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(120)
+        port = str(server.getsockname()[1])
+        (process,) = started(0, shapes_without_broken, tmp_path / "run", ranks=("1",), MASTER_PORT=port)
+        server.accept()[0].close()
+        process.send_signal(number)
+        process.communicate(timeout=60)
+    assert process.returncode == -number
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -185,7 +185,8 @@ def _join(launch: Launch, device: torch.device) -> list[Peer]:
     """Create the process groups."""
     with _raising_lost_process():
         meeting = dist.rendezvous("env://", launch.rank, launch.size, timeout=JOIN_TIMEOUT)  # type: ignore[attr-defined]
-        store, _, _ = next(meeting)
+        with _ended_by_signals():
+            store, _, _ = next(meeting)
         prefix, peers = join(store, Peer.of_this_process(launch, device.type), launch.size)
     try:
         check_peers(peers)
