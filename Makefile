@@ -20,9 +20,8 @@ WORKERS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 PROGRAMS := nginx-light openssl
-PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-compile
-# The one that comes with Python 3.11 takes a quarter longer; without a newer one it does.
-NEWER_PIP := $(PIP) --upgrade pip || true
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install -qq --no-compile
 # Python keeps the bytecode of what it imports, whatever the environment says: pip's own takes as long as all the rest of
 # the installation, most of it of what nobody imports, and without any each process would compile torch.
 export PYTHONDONTWRITEBYTECODE :=
@@ -38,32 +37,37 @@ help:
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = "%d.%d" % sys.version_info[:2]; sys.version_info >= (3, 11) or sys.exit("Vertebra needs Python 3.11 or newer and $(PYTHON) is " + v + ". Name another one: make $(MAKECMDGOALS) PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
+	@# The pip that comes with Python 3.11 takes a quarter longer; without a newer one it does.
+	@$(INSTALL) --upgrade pip || true
 
 $(VENV)/.stamp-demo: pyproject.toml | $(BIN)/python
 	@echo "Installing Vertebra and torch into $(VENV) (once; a few minutes where torch is not cached yet) ..."
-	@$(NEWER_PIP)
-	$(PIP) --editable '.[torch]' scikit-learn
+	$(INSTALL) --editable '.[torch]' scikit-learn
 	@touch $@
 
 $(VENV)/.stamp-test: pyproject.toml | $(BIN)/python
 	@echo "Installing Vertebra with its test tools into $(VENV) (once; a few minutes where torch is not cached yet) ..."
-	@$(NEWER_PIP)
-	$(PIP) --editable '.[test]'
+	$(INSTALL) --editable '.[test]'
 	@touch $(VENV)/.stamp-demo $(VENV)/.stamp-docs $@
 
 $(VENV)/.stamp-slow: pyproject.toml $(VENV)/.stamp-test
-	$(PIP) --editable '.[slow]'
+	$(INSTALL) --editable '.[slow]'
 	@touch $@
 
 $(VENV)/.stamp-docs: pyproject.toml | $(BIN)/python
 	@echo "Installing Vertebra with Sphinx into $(VENV) (once; a few minutes where torch is not cached yet) ..."
-	@$(NEWER_PIP)
-	$(PIP) --editable '.[docs]'
+	$(INSTALL) --editable '.[docs]'
 	@touch $@
 
-# The kernels are built with the system's C compiler; without one the engine is missing, and its tests are left out.
-$(VENV)/.stamp-kernels: $(wildcard kernels/*.t* kernels/src/* kernels/vertebra_kernels/*.py) $(VENV)/.stamp-test
-	@$(PIP) ./kernels || echo "The kernels were not built, which takes a C compiler (gcc): their tests are left out."
+# The kernels are compiled by the system's C compiler, with `make -j 2` while pip installs what the tests need.
+$(VENV)/.stamp-wheel: $(wildcard kernels/*.t* kernels/src/* kernels/vertebra_kernels/*.py) | $(BIN)/python
+	@rm -rf $(VENV)/wheel && mkdir $(VENV)/wheel
+	@$(PIP) wheel -qq --no-deps --wheel-dir $(VENV)/wheel ./kernels || \
+		echo "The kernels were not built, which takes a C compiler (gcc): their tests are left out."
+	@touch $@
+
+$(VENV)/.stamp-kernels: $(VENV)/.stamp-wheel $(VENV)/.stamp-test
+	@for wheel in $(VENV)/wheel/*.whl; do [ ! -f $$wheel ] || $(INSTALL) --force-reinstall --no-deps $$wheel; done
 	@touch $@
 
 # Imports what the tests import, which leaves its bytecode to their processes; with `make -j 2` beside mypy.
@@ -139,7 +143,7 @@ strings: $(VENV)/.stamp-docs
 	$(BIN)/sphinx-intl update -p build/strings -d docs/locale -l ja -w 0
 
 hooks: $(VENV)/.stamp-test
-	$(PIP) pre-commit
+	$(INSTALL) pre-commit
 	$(BIN)/pre-commit install
 
 bench: $(VENV)/.stamp-test
