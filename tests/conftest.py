@@ -76,6 +76,13 @@ def _skipped(config):
     return Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in reporter.stats.get("skipped", ()))
 
 
+@pytest.hookimpl(tryfirst=True)  # before that of Hypothesis
+def pytest_collection_modifyitems() -> None:
+    """Hypothesis reads values from the source of all imported modules: seconds, and other ones beside other tests."""
+    if providers := sys.modules.get("hypothesis.internal.conjecture.providers"):
+        providers._get_local_constants = lambda: providers._local_constants
+
+
 def pytest_collection_finish(session):
     """Garbage is collected less often, and not looked for in what was imported: a tenth of the CPU time.
 
